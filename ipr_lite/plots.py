@@ -117,8 +117,7 @@ def reward_by_agent(rows: Sequence[dict], split: str = "test") -> Figure:
         if not math.isnan(row["low"]):
             reach = [[row["reward"] - row["low"]], [row["high"] - row["reward"]]]
             axis.errorbar(place, row["reward"], yerr=reach, color="#333333", capsize=3, linewidth=1.2)
-        top = row["reward"] if math.isnan(row["high"]) else row["high"]
-        axis.annotate(show(row["reward"], 2), (place, max(top, 0)), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+        axis.annotate(show(row["reward"], 2), (place, row["reward"] / 2), ha="center", va="center", fontsize=8, bbox={"boxstyle": "round", "fc": "white", "ec": "none"})  # fmt: skip
     for row in rows:
         if row["agent"] == "expert":
             axis.axhline(row["reward"], color=PALETTE["expert"], linestyle="--", linewidth=1)

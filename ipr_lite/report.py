@@ -143,7 +143,7 @@ def _difference(run: _Run, chosen: str, split: str) -> str:
     mean, low, high, n = compare_agents(after, before)
     verdict = "The interval holds zero: this run alone shows no sure gain."
     if low > 0:
-        verdict = "The interval lies above zero: on these tasks the gain is no accident of the draw."
+        verdict = "The interval lies above zero: luck with the tasks alone seldom gives such a gain."
     elif high < 0:
         verdict = "The interval lies below zero: IPR made the agent worse."
     elif math.isnan(low):
@@ -231,8 +231,10 @@ def _pairs(run: _Run) -> str:
         chosen += [pair for pair in found if not any(pair is c for c in chosen)][: 3 - len(chosen)]
     if not chosen:
         return ""
-    note = "The pairs with the widest gap, and the narrowest step pair: there Monte Carlo noise may have chosen the winner."
-    return f'<p class="soft">{note}</p>' + "".join(pair_html(pair) for pair in chosen)
+    note = "The pairs with the widest gap"
+    if len(step) > 1:
+        note += ", and the narrowest step pair: there Monte Carlo noise may have chosen the winner"
+    return f'<p class="soft">{note}.</p>' + "".join(pair_html(pair) for pair in chosen)
 
 
 def _gap(pair: Pair) -> tuple[float, str, int]:
@@ -272,7 +274,8 @@ def _command(config: dict[str, Any]) -> str:
 def _figure(figure: Figure, caption: str) -> str:
     data = base64.b64encode(plots.png_bytes(figure)).decode("ascii")
     alt = escape(" ".join(figure.get_suptitle().split()))
-    return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
+    scrolls = ' class="wide"' if figure.get_figwidth() > 6 else ""
+    return f'<figure{scrolls}><img alt="{alt}" src="data:image/png;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def _read_text(path: Path) -> str:

@@ -37,12 +37,12 @@ body.ipr{margin:0;background:var(--paper)}
 .ipr .sides>div{border:1px solid var(--line);border-top:.3rem solid var(--line);border-radius:.4rem;padding:.3rem .6rem;min-width:0}
 .ipr .sides>.chosen{border-top-color:#0072b2}.ipr .sides>.rejected{border-top:.3rem dashed #d55e00}
 .ipr .note{border:1px solid var(--bad);border-left-width:.45rem;background:var(--badpaper);border-radius:.4rem;padding:.4rem .8rem;margin:.6rem 0}
-.ipr figure{margin:.8rem 0}.ipr img{max-width:100%;height:auto;background:#fff;border-radius:.4rem}
+.ipr figure{margin:.8rem 0}.ipr img{max-width:100%;height:auto;background:#fff;border-radius:.4rem}.ipr figure.wide img{max-width:max(100%,40rem)}
 .ipr figcaption{color:var(--soft);font-size:.875rem}
 """
 
 _REACT = re.compile(r"\s*(?:Thought:\s*(?P<thought>.*?)\s*)?Action:\s*(?P<action>.*)", re.S)
-_LOW, _HIGH = (213, 94, 0), (0, 114, 178)
+_LOW, _MIDDLE, _HIGH = (213, 94, 0), (200, 200, 200), (0, 114, 178)
 
 
 def page(title: str, body: str) -> str:
@@ -163,5 +163,6 @@ def _known(value: float | None) -> str:
 
 def _colour(reward: float, worst: float) -> str:
     share = min(max((reward - worst) / (1.0 - worst), 0.0), 1.0)
-    mixed = [round(low + share * (high - low)) for low, high in zip(_LOW, _HIGH)]
-    return "#" + "".join(f"{part:02x}" for part in mixed)
+    start, end, part = (_LOW, _MIDDLE, 2 * share) if share < 0.5 else (_MIDDLE, _HIGH, 2 * share - 1)
+    mixed = [round(low + part * (high - low)) for low, high in zip(start, end)]
+    return "#" + "".join(f"{channel:02x}" for channel in mixed)
