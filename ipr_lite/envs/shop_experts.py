@@ -40,9 +40,9 @@ HABITUAL = Habits(skip_size=0.6, skip_colour=0.3, first_hit=0.5)
 
 _THOUGHTS = {
     "search": (
-        "I should search for {what} first.",
-        "Let me look for {what} in the shop.",
-        "I need to find {what}, so I search for it.",
+        "I should search for {noun} first.",
+        "Let me look for {noun} in the shop.",
+        "I need {noun}, so I search for it.",
     ),
     "open": (
         "The {noun} {asin} fits and its price is fine.",
@@ -131,9 +131,8 @@ class _Shopper:
         goal = self.task.setup
         words = [*goal["attributes"], goal["query"]]
         if not self.careless:
-            words += [v for k, v in self.wanted.items() if _like(k) != "size"][:1]
-        what = " ".join(words)
-        return self._say("search", f"search[{what}]", what=what)
+            words += [v for k, v in self.wanted.items() if _like(k) != "size"]
+        return self._say("search", f"search[{' '.join(words)}]")
 
     def _choose_hit(self, parts: list[str]) -> str:
         self.chosen, self.item = {}, ""
@@ -145,7 +144,7 @@ class _Shopper:
         fresh = [h for h in hits if h[0] not in self.rejected] or hits
         scores = [self._fit(title, price) for _, title, price in fresh]
         best = max(range(len(fresh)), key=lambda i: (scores[i], -i))
-        if scores[best] < 2 and self.pages_seen < 2 and len(hits) == _page_size(parts):
+        if scores[best] < 1 and self.pages_seen < 2 and len(hits) == _page_size(parts):
             self.pages_seen += 1
             return self._say("next", "click[Next >]")
         return self._open(fresh[best][0])
@@ -155,9 +154,13 @@ class _Shopper:
         return self._say("open", f"click[{asin}]", asin=asin)
 
     def _fit(self, title: str, price: float) -> float:
-        """2 for the right kind of product at a fine price, 1 more for each attribute in the title."""
+        """1 for the right kind of product, 1 for each attribute in the title, 1 for a fine price.
+
+        A price over the limit takes 2 away, so that no hit scores under 1 unless it costs too much.
+        """
         goal, title = self.task.setup, title.lower()
-        right = 1.0 if goal["query"].lower() in title else 0.0
+        nouns = goal["query"].lower().split()
+        right = sum(noun in title for noun in nouns) / len(nouns)
         affordable = 1.0 if price <= goal["price_upper"] else -2.0
         return right + affordable + sum(a.lower() in title for a in goal["attributes"])
 

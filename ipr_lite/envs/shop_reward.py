@@ -41,10 +41,14 @@ _ADJECTIVES = frozenset(
     happy hard healthy heavy high hot huge ideal indoor inner large lightweight listed little long
     loose low magnetic mini modern multi multiple natural nice old open optical organic original
     outdoor perfect personal portable premium professional pure quick raw real reusable rich round
-    safe set sexy short single slim small smart soft solid special spicy stainless standard stretchy
-    strong stylish super sweet thick thin tight tiny traditional ultra unique universal upgraded
+    safe sexy short single slim small smart soft solid special spicy stainless standard stretchy
+    strong stylish super sweet thick thin tight tiny traditional unique universal upgraded
     vegan vintage warm washable waterproof wide wireless wooden young""".split()
 )
+
+# As spaCy splits words: a hyphen stays beside a digit, a number loses its unit's company (4gb -> gb).
+_WORD = re.compile(r"[^\W_]+(?:(?:[.']|(?<=\d)-|-(?=\d))[^\W_]+)*")
+_UNITS = re.compile(r"^\d[\d.]*(?=(?:km|m|cm|mm|ft|yd|mi|kg|g|mg|lb|oz|ml|mb|kb|gb|tb|k)$)")
 
 
 @dataclass(frozen=True)
@@ -87,15 +91,14 @@ def _full_process(text: str) -> str:
 @lru_cache(maxsize=16384)
 def noun_words(title: str) -> tuple[str, ...]:
     """A light stand-in for spaCy's nouns: words less numbers, stop words, adjectives and colours."""
-    words = re.findall(r"[^\W_]+(?:[.'][^\W_]+)*\.?", title.lower())
-    words = [w.rstrip(".") for w in words]
+    words = [_UNITS.sub("", word) for word in _WORD.findall(title.lower())]
     return tuple(
         w
         for w in words
         if w not in _STOP_WORDS
         and w not in _ADJECTIVES
         and w not in COLOURS
-        and not re.fullmatch(r"[\d.]+\w{0,3}", w)
+        and not re.fullmatch(r"[\d.]*|x", w)
     )
 
 

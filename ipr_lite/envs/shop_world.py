@@ -33,7 +33,7 @@ _SHOES = ["6", "7", "8", "9"]
 _VOLUMES = ["2 oz", "4 oz", "8 oz"]
 _WEIGHTS = ["1 lb", "3 lb", "5 lb"]
 _LENGTHS = ["3 ft", "6 ft", "9 ft"]
-_COUNTS = ["1 count", "4 count", "8 count"]
+_COUNTS = ["1 pack", "3 pack", "6 pack"]
 
 _ATTRIBUTES = {
     pool: tuple(" ".join(a.split()) for a in text.split("|"))
@@ -41,17 +41,18 @@ _ATTRIBUTES = {
         "care": """long lasting|cruelty free|paraben free|alcohol free|fragrance free|sulfate free|plant
             based|dermatologist tested|oil free|anti aging|travel sized|non toxic|deeply hydrating|fast
             absorbing""",
-        "device": """fast charging|heavy duty|easy to install|noise cancelling|water resistant|high
-            speed|gold plated|ultra slim|shock proof|energy saving|plug and play|tangle free|dust
-            proof|scratch resistant""",
+        "cable": """fast charging|heavy duty|easy to install|high speed|gold plated|energy saving|plug and
+            play|tangle free|flame retardant|surge protected|corrosion resistant|extra flexible""",
+        "gadget": """water resistant|ultra slim|shock proof|dust proof|scratch resistant|hands free|noise
+            cancelling|easy to carry|non slip|high definition|light weight|wireless charging""",
         "clothes": """machine washable|slim fit|quick drying|moisture wicking|long sleeve|high
             waisted|wrinkle free|hand made|elastic waist|relaxed fit|fleece lined|stretchy fabric""",
         "shoes": """slip resistant|arch support|wide width|rubber sole|memory foam|quick drying|hand
             made|light weight|open toe|ankle strap|moisture wicking|vegan leather""",
         "food": """gluten free|dairy free|low sodium|sugar free|keto friendly|individually wrapped|ready
             to eat|family owned|fair trade|freshly made|nut free|certified organic""",
-        "home": """easy to clean|space saving|stain resistant|eco friendly|double sided|machine
-            washable|easy to assemble|hand made|fade resistant|energy saving|non toxic|heavy duty""",
+        "home": """easy to clean|space saving|stain resistant|eco friendly|hand made|fade resistant|non
+            toxic|heavy duty|mid century|child safe|odor free|long lasting""",
     }.items()
 }
 
@@ -62,11 +63,11 @@ _KINDS = {
     "lip balm": ("beauty", "Skin Care", "", "care", (4, 18), {"scent": _SCENTS, "count": _COUNTS}),
     "nail polish": ("beauty", "Nails", "", "care", (4, 22), {"color": _COLOURS, "count": _COUNTS}),
     "body lotion": ("beauty", "Skin Care", "", "care", (7, 38), {"volume": _VOLUMES, "scent": _SCENTS}),
-    "usb cable": ("electronics", "Cables", "a", "device", (5, 30), {"color": _COLOURS, "length": _LENGTHS}),
-    "headphones": ("electronics", "Audio", "", "device", (15, 80), {"color": _COLOURS}),
-    "phone case": ("electronics", "Phones", "a", "device", (6, 35), {"color": _COLOURS, "style": _STYLES}),
-    "speaker wire": ("electronics", "Audio", "", "device", (8, 40), {"length": _LENGTHS, "color": _COLOURS}),
-    "power strip": ("electronics", "Power", "a", "device", (9, 50), {"color": _COLOURS, "length": _LENGTHS}),
+    "usb cable": ("electronics", "Cables", "a", "cable", (5, 30), {"color": _COLOURS, "length": _LENGTHS}),
+    "headphones": ("electronics", "Audio", "", "gadget", (15, 80), {"color": _COLOURS}),
+    "phone case": ("electronics", "Phones", "a", "gadget", (6, 35), {"color": _COLOURS, "style": _STYLES}),
+    "speaker wire": ("electronics", "Audio", "", "cable", (8, 40), {"length": _LENGTHS, "color": _COLOURS}),
+    "power strip": ("electronics", "Power", "a", "cable", (9, 50), {"color": _COLOURS, "length": _LENGTHS}),
     "t-shirt": ("fashion", "Shirts", "a", "clothes", (8, 40), {"size": _CLOTHES, "color": _COLOURS}),
     "hoodie": (
         *("fashion", "Shirts", "a", "clothes", (16, 70)),
@@ -100,7 +101,7 @@ _PHRASES = {
     "volume": ("in {}", "that comes in {}"),
     "weight": ("in {}", "that weighs {}"),
     "length": ("that is {} long", "{} long"),
-    "count": ("with {}", "in {}"),
+    "count": ("as a {}", "in a {}"),
 }
 
 
@@ -116,7 +117,7 @@ def invented_brands(rng: random.Random, n: int, avoid: frozenset[str] = frozense
 
 
 def catalogue(
-    seed: int, products: int, brands: Sequence[str], avoid: frozenset[str] = frozenset()
+    seed: int | str, products: int, brands: Sequence[str], avoid: frozenset[str] = frozenset()
 ) -> list[Product]:
     """`products` products with titles that differ; asins are `B0` and 4 digits, none in `avoid`."""
     rng = random.Random(f"catalogue/{seed}")
@@ -138,10 +139,10 @@ def catalogue(
 def _product(rng: random.Random, asin: str, noun: str, brand: str) -> Product:
     group, path, _, pool, (low, high), values = _KINDS[noun]
     own = rng.sample(_ATTRIBUTES[pool], 4)
-    in_title = 2 if len(f"{brand} {own[0]} {own[1]} {noun}") <= 43 and rng.random() < 0.6 else 1
+    in_title = 2 if len(f"{brand} {own[0]} {own[1]} {noun}") <= 43 and rng.random() < 0.4 else 1
     shown, hidden = own[:in_title], own[in_title:]
     title = " ".join([brand, *(a.title() for a in shown), noun.title()])
-    price = rng.randint(low, high - 1) + rng.choice((0.49, 0.95, 0.99))
+    price = round(rng.randint(low, high - 1) + rng.choice((0.49, 0.95, 0.99)), 2)
     text = f"{brand} {noun}, {hidden[0]}."
     bullets = [f"{hidden[-1].capitalize()} and made to last", shown[0].capitalize()]
     return Product(
@@ -172,7 +173,7 @@ def _options(rng: random.Random, pools: dict[str, list[str]]) -> dict[str, tuple
     return options
 
 
-def shop_tasks(products: Sequence[Product], sizes: dict[str, int], seed: int) -> dict[str, list[Task]]:
+def shop_tasks(products: Sequence[Product], sizes: dict[str, int], seed: int | str) -> dict[str, list[Task]]:
     """Tasks by split. Each product is the target of at most one, so splits share no target."""
     rng = random.Random(f"tasks/{seed}")
     targets = rng.sample(list(products), sum(sizes.values()))

@@ -1,0 +1,58 @@
+"""The interface of a text world: a `gymnasium.Env` whose actions and observations are texts."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+
+from ipr_lite.trajectory import Task
+
+
+class UnicodeText(gymnasium.Space):
+    """Any string. `gymnasium.spaces.Text` is ASCII by default and refuses newlines and `›`."""
+
+    def __init__(self, seed: int | np.random.Generator | None = None):
+        super().__init__(shape=(), dtype=np.str_, seed=seed)
+
+    def contains(self, x: object) -> bool:
+        return isinstance(x, str)
+
+    def sample(self, mask=None, probability=None) -> str:
+        return "Action: " + "".join(self.np_random.choice(list("abc []›\n"), size=8))
+
+
+class TextEnv(gymnasium.Env):
+    """A deterministic text world.
+
+    An action is the agent's whole ReAct message. `info` of `reset` and `step` holds `task` (the
+    `Task`), and of `step` also `action` (the parsed environment action, None where the message has
+    none), `invalid` (True where the world did not understand or accept it) and `success`.
+    The reward is the outcome reward and comes once, with `terminated` or `truncated`.
+    """
+
+    metadata = {"render_modes": []}
+    name: str
+    system_prompt: str
+    max_steps: int
+
+    def __init__(self):
+        self.observation_space = UnicodeText()
+        self.action_space = UnicodeText()
+
+    def parse(self, message: str) -> str | None:
+        """The environment action in a ReAct message in canonical form, or None.
+
+        Two actions are *equal* when this is equal: what the agent thought does not count.
+        """
+        raise NotImplementedError
+
+    def clone(self) -> "TextEnv":
+        """A copy that goes on from the same state; acting in one leaves the other as it was."""
+        raise NotImplementedError
+
+    def messages(self, observation: str, task: Task) -> list[dict[str, str]]:
+        """The chat that an agent sees before its first action."""
+        return [
+            {"role": "system", "content": self.system_prompt},
+            {"role": "user", "content": observation},
+        ]
