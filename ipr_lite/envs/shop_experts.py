@@ -22,9 +22,10 @@ class Habits:
 
     Drawn once a task: `skip_size` and `skip_colour` (leave out the options that say how big or how
     many; those that say which kind: colour, scent, flavour, style), `first_hit` (search without the
-    options, open the first hit whatever it says, and never go back). Drawn each step: `noise` (some other action that the
-    page allows), `invalid` (a malformed message, or a click on what is not there), `detour` (on an
-    item: read a sub-page, go back, or choose a wrong option before the right one).
+    options, open the first hit whatever it says, and never go back). Drawn each step: `noise` (some
+    other action that the page allows), `invalid` (a malformed message, or a click on what is not
+    there), `detour` (on an item: read a sub-page, go back, or choose a wrong option before the
+    right one).
     """
 
     skip_size: float = 0.0
