@@ -1,0 +1,77 @@
+"""Methods x seeds -> a results file, one row for each, resumable.
+
+Every seed is a run of its own (`runs/compare-.../seed-N`): the seed draws the demonstrations, the
+training order and the exploration. The dev split has chosen IPR's iterate before test is scored.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from ipr_lite import envs
+from ipr_lite.baselines import METHODS
+from ipr_lite.evaluation import summarize
+from ipr_lite.ipr import Config, Run
+from ipr_lite.jsonl import write_whole
+from ipr_lite.trajectory import read_trajectories, write_trajectories
+
+
+def compare(config: Config, seeds: list[int], folder: Path, quiet: bool = False) -> list[dict]:
+    """All rows of all seeds. A seed whose rows.json is there is not run again."""
+    rows = []
+    for seed in seeds:
+        path = folder / f"seed-{seed}" / "rows.json"
+        if not path.exists():
+            one = Run(replace(config, seed=seed), path.parent, quiet)
+            write_whole(path, json.dumps(seed_rows(one), indent=1) + "\n")
+        rows += json.loads(path.read_text(encoding="utf-8"))
+    return rows
+
+
+def seed_rows(run: Run) -> list[dict]:
+    """The test rows of one seed: IPR's run first, then the baselines on its data."""
+    config = run.config
+    run.metrics()
+    chosen = run.select()
+    iterations = range(1, config.iterations + 1)
+    stages = {"base": [], "sft": ["sft"], "expert": []}
+    stages |= {f"ipr-{i}": ["sft", *(f"iteration-{j}" for j in range(1, i + 1))] for i in iterations}
+    rows = []
+    for agent, spent in stages.items():
+        iteration = int(agent[4:]) if agent.startswith("ipr-") else 0
+        method = "ipr" if iteration else agent
+        selected = not iteration or agent == chosen
+        rows.append(row(run, run.evaluate(agent, "test"), method, iteration, selected, spent))
+    tasks = envs.tasks(config.env, "test", config.data)[: config.test]
+    for method, train in METHODS.items():
+        path = run.folder / "evaluations" / f"{method}-test.jsonl"
+        if not path.exists():
+            write_trajectories(path, run.play(tasks, train(run), method))
+        rows.append(row(run, read_trajectories(path), method, 0, True, [method]))
+    return rows
+
+
+def row(run: Run, played: list, method: str, iteration: int, selected: bool, stages: list[str]) -> dict:
+    """One line of the results file (columns of `evaluation.RESULTS`)."""
+    c, summary = run.config, summarize(played, method, "test")
+    budget = run.spent(stages)
+    return {
+        "env": c.env,
+        "method": method,
+        "setting": "default",
+        "seed": c.seed,
+        "iteration": iteration,
+        "selected": int(selected),
+        "split": "test",
+        "precision": c.precision,
+        "scale": c.scale,
+        "n": summary["n"],
+        "reward": summary["reward"],
+        "success": summary["success"],
+        "steps": summary["steps"],
+        "env_steps": budget["env_steps"],
+        "updates": budget["updates"],
+        "tokens": budget["tokens"],
+    }

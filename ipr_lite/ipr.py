@@ -1,0 +1,589 @@
+"""The loop: demonstrations -> SFT -> (explore -> score -> pair -> train) x iterations -> evaluate.
+
+Each stage writes one file or folder of the run directory, aside first and renamed when it is whole.
+A stage whose file is there is not run again: a run that was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import random
+import shutil
+import subprocess
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from tqdm.auto import tqdm
+
+from ipr_lite import envs
+from ipr_lite.chat import Chat
+from ipr_lite.evaluation import results_table, summarize, write_metrics
+from ipr_lite.jsonl import SCHEMA_VERSION, write_whole
+from ipr_lite.model import (
+    adapter_weights,
+    add_adapters,
+    decoder,
+    load_adapter_weights,
+    load_base,
+    load_tokenizer,
+    pick_device,
+    save_adapter,
+    scale,
+    set_adapter_weights,
+)
+from ipr_lite.pairs import (
+    Exploration,
+    PairRule,
+    contrasts,
+    empty_counts,
+    expert_states,
+    explore,
+    outcome_pairs,
+    step_pairs,
+    steps_to_score,
+)
+from ipr_lite.records import (
+    Pair,
+    StepReward,
+    read_pairs,
+    read_step_rewards,
+    write_pairs,
+    write_step_rewards,
+)
+from ipr_lite.rollout import Episode, Rollouts, stable_seed
+from ipr_lite.step_reward import ScoredStep, monte_carlo, step_of
+from ipr_lite.train import PreferenceSettings, TrainSettings, health, train_preferences, train_sft
+from ipr_lite.trajectory import Task, Trajectory, read_trajectories, write_trajectories
+from ipr_lite.report import report
+
+FEW_PAIRS = 20
+KEPT = {".csv", ".json", ".jsonl", ".safetensors"}
+Weights = dict[str, torch.Tensor]
+
+
+class NoPairs(RuntimeError):
+    """No step or outcome differed: there is nothing to learn from."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run depends on. Paper's values beside ours: book/, page "paper map"."""
+
+    env: str = "shop"
+    data: str | None = None
+    """A folder with the original benchmark's data; None: the generated world."""
+    scale: str = "tiny"
+    model: str | None = None
+    precision: str = "nf4"
+    seed: int = 0
+    demonstrations: int = 240
+    """Expert trajectories to clone (fewer where the world has fewer tasks)."""
+    keep: float = 0.5
+    """A demonstration is kept if its outcome reward is at least this (the paper: 0.7, WebShop)."""
+    habits: str = "habitual"
+    sft_epochs: float = 3.0
+    iterations: int = 2
+    samples: int = 5
+    """N, Monte Carlo rollouts for one step reward."""
+    explore_temperature: float = 0.0
+    tau_step: float = 0.01
+    tau_outcome: float = 0.01
+    both_directions: bool = True
+    action_only: bool = False
+    updates: int = 40
+    """Of preference training, in one iteration."""
+    batch_size: int = 16
+    learning_rate: float | None = None
+    """Of preference training; None: the scale's."""
+    beta: float = 0.1
+    w_outcome: float = 1.0
+    w_step: float = 1.0
+    w_sft: float = 1.0
+    sft_on: str = "outcome_winners"
+    sft_per: str = "token"
+    showcase: int = 8
+    """Demonstrations of which every step is scored, for the report."""
+    dev: int = 100
+    """Tasks of the dev split to evaluate on."""
+    test: int = 300
+
+
+QUICK = {
+    "demonstrations": 40,
+    "iterations": 1,
+    "samples": 2,
+    "updates": 10,
+    "dev": 20,
+    "test": 40,
+}
+"""What `--quick` changes: a minute's run that shows every stage, and no effect to speak of."""
+
+
+def whole(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a file or folder aside, then rename it to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.unfinished")
+    if aside.is_dir():
+        shutil.rmtree(aside)
+    write(aside)
+    os.replace(aside, path)
+    return path
+
+
+def write_log(path: Path, rows: list[dict]) -> Path:
+    """A training log as CSV, floats with six significant digits."""
+    lines = [",".join(rows[0])]
+    for row in rows:
+        lines.append(",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()))
+    return write_whole(path, "\n".join(lines) + "\n")
+
+
+class Run:
+    """One run in its directory. The methods are its stages, in order."""
+
+    def __init__(self, config: Config, folder: Path, quiet: bool = False):
+        """Loads nothing yet. Raises ValueError where `folder` holds a run with another config."""
+        self.config, self.folder, self.quiet = config, Path(folder), quiet
+        self.scale = scale(config.scale, config.model)
+        self.env = envs.make(config.env, config.data)
+        self.rule = PairRule(
+            config.tau_step, config.tau_outcome, config.both_directions, config.action_only
+        )
+        self._policy = None
+        self._weights: dict[Path, Weights] = {}
+        self._states: dict[str, list] = {}
+        path = self.folder / "config.json"
+        mine = json.dumps(asdict(config), indent=1) + "\n"
+        if path.exists():
+            self.resumed = True
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+            changed = {k for k, v in asdict(config).items() if theirs.get(k) != v}
+            if changed:
+                raise ValueError(
+                    f"{self.folder} holds a run with other settings ({', '.join(sorted(changed))}); "
+                    "give the settings it was started with, or another --out"
+                )
+        else:
+            self.resumed = False
+            write_whole(path, mine)
+
+    # --- what the stages stand on -------------------------------------------------------------
+
+    @property
+    def policy(self):
+        """The base with its adapters, loaded when first needed."""
+        if self._policy is None:
+            self.tokenizer = load_tokenizer(self.scale.model)
+            self.chat = Chat(self.tokenizer)
+            base = load_base(self.scale.model, self.config.precision)
+            self._policy = add_adapters(base, self.scale, self.config.seed)
+            self._fresh = adapter_weights(self._policy)
+        return self._policy
+
+    def player(self, weights, temperature: float, agent: str) -> Rollouts:
+        """Rollouts of the base with these adapter weights (None: the base alone)."""
+        return Rollouts(
+            decoder(self.policy, weights),
+            self.chat,
+            temperature=temperature,
+            max_new_tokens=self.scale.max_new_tokens,
+            max_length=self.scale.max_length,
+            batch_size=self.scale.rollout_batch,
+            agent=agent,
+        )
+
+    def _bar(self, what: str):
+        """A progress callback (done, total) that draws a bar with the time left."""
+        bar = tqdm(desc=what, disable=self.quiet, leave=False, total=1)
+
+        def show(done: int, total: int):
+            bar.total = total
+            bar.update(done - bar.n)
+            if done >= total:
+                bar.close()
+
+        return show
+
+    def say(self, text: str):
+        if not self.quiet:
+            tqdm.write(text)
+
+    def spend(self, stage: str, **amounts: int):
+        """Add to what a stage has spent (env_steps, tokens written, updates), in budget.json."""
+        path = self.folder / "budget.json"
+        spent = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        mine = spent.setdefault(stage, {})
+        for name, amount in amounts.items():
+            mine[name] = mine.get(name, 0) + amount
+        write_whole(path, json.dumps(spent, indent=1) + "\n")
+
+    def spent(self, stages: list[str]) -> dict[str, int]:
+        """The sum over stages of what they have spent."""
+        path = self.folder / "budget.json"
+        spent = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return {
+            name: sum(spent.get(stage, {}).get(name, 0) for stage in stages)
+            for name in ("env_steps", "tokens", "updates")
+        }
+
+    def states(self, experts: list[Trajectory]) -> dict[str, list]:
+        """The world before every step of every expert trajectory, by its id."""
+        for expert in experts:
+            if expert.id not in self._states:
+                self._states[expert.id] = expert_states(self.env, expert)
+        return self._states
+
+    # --- stages -------------------------------------------------------------------------------
+
+    def demonstrations(self) -> list[Trajectory]:
+        """Expert trajectories of train tasks drawn by the seed, those kept by the threshold."""
+        path = self.folder / "demonstrations.jsonl"
+        if not path.exists():
+            write_trajectories(path, draw_demonstrations(self.config, self.env, self.config.habits))
+        return read_trajectories(path)
+
+    def sft(self) -> Weights:
+        """The SFT policy: scorer and reference of the whole run."""
+        folder = self.folder / "sft"
+        if not folder.exists():
+            weights, log = self.clone(self.demonstrations())
+            self.spend("sft", updates=len(log))
+            write_log(self.folder / "sft_log.csv", log)
+            self.save(weights, folder)
+        return self.load(folder)
+
+    def explorations(self, iteration: int) -> list[Exploration]:
+        """What the current policy does from every step of every expert trajectory."""
+        path = self.folder / f"iteration-{iteration}" / "explorations.jsonl"
+        if not path.exists():
+            experts = self.demonstrations()
+            temperature = self.config.explore_temperature
+            player = self.player(self.iterate(iteration - 1), temperature, f"ipr-{iteration - 1}")
+            seed = stable_seed(self.config.seed, iteration)
+            found = explore(experts, self.states(experts), player, seed, self._bar("explore"))
+            for exploration in found:
+                exploration.trajectory.extra["start_step"] = exploration.start
+            self._count(iteration, player)
+            write_trajectories(path, [e.trajectory for e in found])
+        return [Exploration(t.extra["start_step"], t) for t in read_trajectories(path)]
+
+    def step_rewards(self, iteration: int) -> list[StepReward]:
+        """Step rewards of the contrasts: the expert's action and the agent's, in turn.
+
+        The scorer is frozen, so what was scored in an earlier iteration is taken from there.
+        """
+        path = self.folder / f"iteration-{iteration}" / "step_rewards.jsonl"
+        if not path.exists():
+            experts = self.demonstrations()
+            left = contrasts(
+                experts, self.explorations(iteration), self.env, self.rule, empty_counts()
+            )
+            states = self.states(experts)
+            wanted = steps_to_score(left, states)
+            showcase = [
+                step_of(states[expert.id][t - 1], expert, t, "expert")
+                for expert in experts[: self.config.showcase]
+                for t in range(1, expert.steps + 1)
+            ]
+            known = {_key(r): r for r in self._scored()}
+            new = {_key(s): s for s in showcase + wanted if _key(s) not in known}
+            if new:
+                scorer = self.player(self.sft(), 1.0, "scorer")
+                scored = monte_carlo(
+                    list(new.values()), scorer, self.config.samples, self.config.seed, self._bar("score")
+                )
+                known |= dict(zip(new, scored))
+                self._count(iteration, scorer)
+            # An action may belong to episodes of different outcome; the step reward is the same.
+            rewards = [replace(known[_key(s)], outcome=s.outcome, who=s.who) for s in wanted]
+            shown = [known[_key(s)] for s in showcase]
+            write_step_rewards(self.folder / "expert_step_rewards.jsonl", shown)
+            write_step_rewards(path, rewards)
+        return read_step_rewards(path)
+
+    def _count(self, iteration: int, player: Rollouts):
+        stage = f"iteration-{iteration}"
+        self.spend(stage, env_steps=player.actions_taken, tokens=player.tokens_written)
+
+    def _scored(self) -> list[StepReward]:
+        """All step rewards that the files of this run hold."""
+        paths = [*sorted(self.folder.glob("iteration-*/step_rewards.jsonl"))]
+        paths.append(self.folder / "expert_step_rewards.jsonl")
+        return [reward for path in paths if path.exists() for reward in read_step_rewards(path)]
+
+    def pairs(self, iteration: int) -> list[Pair]:
+        """Outcome and step pairs. Raises NoPairs where nothing differs; few pairs are a warning."""
+        folder = self.folder / f"iteration-{iteration}"
+        path = folder / "pairs.jsonl"
+        if not path.exists():
+            experts, explorations, counts = self.demonstrations(), self.explorations(iteration), empty_counts()
+            left = contrasts(experts, explorations, self.env, self.rule, counts)
+            pairs = outcome_pairs(experts, explorations, self.rule, counts)
+            pairs += step_pairs(left, self.step_rewards(iteration), self.rule, counts)
+            write_whole(folder / "pair_counts.json", json.dumps(counts) + "\n")
+            write_pairs(path, pairs)
+        pairs = read_pairs(path)
+        if not pairs:
+            raise NoPairs(
+                f"iteration {iteration} built no pair: the policy's outcomes equal the expert's "
+                f"within tau_outcome = {self.rule.tau_outcome}; lower it, or raise "
+                "explore_temperature, or take more demonstrations"
+            )
+        if len(pairs) < FEW_PAIRS:
+            self.warn(iteration, f"only {len(pairs)} pairs: expect noise; take more demonstrations")
+        return pairs
+
+    def train(self, iteration: int) -> Weights:
+        """The iterate: trained on this iteration's pairs from the previous iterate."""
+        folder = self.folder / f"iteration-{iteration}" / "adapter"
+        if not folder.exists():
+            pairs = self.pairs(iteration)
+            weights, log = self.learn(pairs, self.iterate(iteration - 1), iteration)
+            self.spend(f"iteration-{iteration}", updates=len(log))
+            for warning in health(log):
+                self.warn(iteration, warning)
+            write_log(folder.parent / "train_log.csv", log)
+            self.save(weights, folder)
+        return self.load(folder)
+
+    def evaluate(self, agent: str, split: str) -> list[Trajectory]:
+        """Greedy episodes of an agent (`base`, `sft`, `ipr-K`, `expert`) on a split's tasks."""
+        path = self.folder / "evaluations" / f"{agent}-{split}.jsonl"
+        if not path.exists():
+            tasks = envs.tasks(self.config.env, split, self.config.data)
+            tasks = tasks[: getattr(self.config, split)]
+            if agent == "expert":
+                experts = envs.experts(self.config.env)
+                played = experts.demonstrations(tasks, self.env, experts.CAREFUL, 0, keep=-math.inf)
+                for trajectory in played:
+                    trajectory.extra["invalid"] = 0
+            else:
+                weights = None if agent == "base" else self.iterate(_number(agent))
+                played = self.play(tasks, weights, agent)
+            write_trajectories(path, played)
+        return read_trajectories(path)
+
+    def select(self) -> str:
+        """Choose the iterate on dev and write selected.json; test has not been looked at yet."""
+        path = self.folder / "selected.json"
+        if not path.exists():
+            dev = {
+                f"ipr-{i}": summarize(self.evaluate(f"ipr-{i}", "dev"), f"ipr-{i}", "dev")["reward"]
+                for i in range(1, self.config.iterations + 1)
+            }
+            best = max(dev, key=dev.get)
+            write_whole(path, json.dumps({"agent": best, "dev": dev}, indent=1) + "\n")
+        return json.loads(path.read_text(encoding="utf-8"))["agent"]
+
+    def metrics(self) -> list[dict]:
+        """metrics.csv: every agent on dev and test; `ipr` is the iterate chosen on dev."""
+        iterates = [f"ipr-{i}" for i in range(1, self.config.iterations + 1)]
+        rows = [
+            summarize(self.evaluate(agent, "dev"), agent, "dev")
+            for agent in ["base", "sft", *iterates, "expert"]
+        ]
+        chosen = self.select()
+        rows += [
+            summarize(self.evaluate(agent, "test"), agent, "test")
+            for agent in ["base", "sft", *iterates, "expert"]
+        ]
+        rows += [{**row, "agent": "ipr"} for row in rows if row["agent"] == chosen]
+        write_metrics(self.folder / "metrics.csv", rows)
+        return rows
+
+    # --- what stages and baselines share --------------------------------------------------------
+
+    def iterate(self, number: int) -> Weights:
+        """The adapter of an iterate; number 0 is the SFT policy."""
+        return self.train(number) if number else self.sft()
+
+    def clone(self, experts: list[Trajectory], updates: int | None = None) -> tuple[Weights, list[dict]]:
+        """SFT from the fresh adapter; `updates` overrides the epochs. Weights and log."""
+        self.policy
+        examples = [self.chat.encode(t.messages) for t in experts]
+        settings = TrainSettings(
+            learning_rate=self.scale.sft_learning_rate,
+            epochs=self.config.sft_epochs,
+            batch_size=self.config.batch_size,
+            max_steps=updates,
+            max_length=self.scale.max_length,
+            too_long="drop",
+            seed=self.config.seed,
+        )
+        set_adapter_weights(self.policy, self._fresh, "default")
+        log = train_sft(self.policy, self.tokenizer, examples, settings, self.folder / ".trl", self._bar("SFT"))
+        return adapter_weights(self.policy), log
+
+    def learn(self, pairs: list[Pair], start: Weights, iteration: int, what: str = "train") -> tuple[Weights, list[dict]]:
+        """Preference training from the weights `start`, reference = SFT. Weights and log."""
+        set_adapter_weights(self.policy, self.sft(), "sft")
+        set_adapter_weights(self.policy, start, "default")
+        c = self.config
+        settings = PreferenceSettings(
+            learning_rate=c.learning_rate or self.scale.learning_rate,
+            beta=c.beta,
+            updates=c.updates,
+            batch_size=c.batch_size,
+            w_outcome=c.w_outcome,
+            w_step=c.w_step,
+            w_sft=c.w_sft,
+            sft_on=c.sft_on,
+            sft_per=c.sft_per,
+            max_length=self.scale.max_length,
+            too_long="drop",
+            seed=stable_seed(c.seed, iteration) % 2**31,
+        )
+        encoded = [self.chat.encode_pair(pair) for pair in pairs]
+        log = train_preferences(
+            self.policy, self.tokenizer, encoded, settings, self.folder / ".trl", self._bar(what)
+        )
+        return adapter_weights(self.policy), log
+
+    def play(self, tasks: list[Task], weights: Weights | None, agent: str) -> list[Trajectory]:
+        """Greedy episodes from the start of each task."""
+        player = self.player(weights, 0.0, agent)
+        episodes = []
+        for task in tasks:
+            env = self.env.clone()
+            observation, _ = env.reset(options={"task": task})
+            episodes.append(Episode(env, task, env.messages(observation, task), 0))
+        return player.play(episodes, self._bar(f"evaluate {agent}"))
+
+    def save(self, weights: Weights, folder: Path):
+        """Write an adapter's folder, whole or not at all."""
+        set_adapter_weights(self.policy, weights, "default")
+        whole(folder, lambda aside: save_adapter(self.policy, aside))
+
+    def load(self, folder: Path) -> Weights:
+        if folder not in self._weights:
+            self.policy
+            self._weights[folder] = load_adapter_weights(folder)
+        return self._weights[folder]
+
+    def warn(self, iteration: int, text: str):
+        """Say it, and keep it for the report."""
+        path = self.folder / f"iteration-{iteration}" / "warnings.txt"
+        old = path.read_text(encoding="utf-8") if path.exists() else ""
+        if text not in old:
+            self.say(f"warning: {text}")
+            write_whole(path, old + text + "\n")
+
+
+def draw_demonstrations(config: Config, env, habits: str) -> list[Trajectory]:
+    """Demonstrations of `config.demonstrations` train tasks drawn by the seed.
+
+    `habits` is "habitual" or "careful". Raises ValueError for others, and where the world has no
+    task or no demonstration passes `keep`.
+    """
+    experts = envs.experts(config.env)
+    people = {"habitual": experts.HABITUAL, "careful": experts.CAREFUL}
+    if habits not in people:
+        raise ValueError(f"unknown habits {habits!r}; choose one of {', '.join(people)}")
+    tasks = list(envs.tasks(config.env, "train", config.data))
+    random.Random(stable_seed(config.seed, "demonstrations")).shuffle(tasks)
+    kept = experts.demonstrations(
+        tasks[: config.demonstrations], env, people[habits], config.seed, keep=config.keep
+    )
+    if not kept:
+        raise ValueError(
+            f"none of {len(tasks)} demonstrations has an outcome of {config.keep} or more; lower keep"
+        )
+    return kept
+
+
+def _key(step: StepReward | ScoredStep) -> tuple:
+    """What a step reward depends on besides the scorer: the history, which the expert's steps
+    before `step` fix, and the action."""
+    task = step.task.id if isinstance(step, ScoredStep) else step.id
+    return task, step.step, step.action
+
+
+def _number(agent: str) -> int:
+    return 0 if agent == "sft" else int(agent.removeprefix("ipr-"))
+
+
+def run(config: Config, folder: Path, quiet: bool = False) -> Path:
+    """The main job: all stages in order, then the report. Returns the report's path.
+
+    A run that fails leaves error.txt and a report that says why, and the error goes on.
+    """
+    run = Run(config, folder, quiet)
+    (run.folder / "error.txt").unlink(missing_ok=True)
+    try:
+        run.say("resuming: finished stages are kept" if run.resumed else plan(run))
+        run.demonstrations()
+        run.sft()
+        for iteration in range(1, config.iterations + 1):
+            run.train(iteration)
+            run.say(pairs_line(run, iteration))
+        rows = run.metrics()
+        write_manifest(run)
+        run.say(results_table([row for row in rows if row["split"] == "test"]))
+    except Exception as error:
+        write_whole(run.folder / "error.txt", f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}")
+        report(run.folder)
+        raise
+    return report(run.folder)
+
+
+def plan(run: Run) -> str:
+    """What a run will do, in counts, and about how long it takes, before it starts."""
+    c = run.config
+    experts = run.demonstrations()
+    starts = sum(t.steps for t in experts)
+    # Of all steps, about this share differs in action and outcome and is scored, on both sides.
+    rollouts = round(starts * 0.4) * 2 * c.samples
+    episodes = (3 + c.iterations) * (c.dev + c.test)
+    updates = math.ceil(c.sft_epochs * len(experts) / c.batch_size) + c.iterations * c.updates
+    lines = [
+        f"{c.env}, scale {c.scale}, {c.precision}, seed {c.seed}: {pick_device()[2]}",
+        f"{len(experts)} demonstrations with {starts} steps, mean outcome "
+        f"{fmean(t.reward for t in experts):.3f}",
+        f"{c.iterations} iterations, each: {starts} explorations, up to about {rollouts} Monte Carlo "
+        f"rollouts (N = {c.samples}), {c.updates} updates of {c.batch_size} pairs",
+        f"{updates} updates and {episodes} evaluation episodes in all",
+    ]
+    if c.scale == "tiny":
+        seconds = 0.6 * updates + (c.iterations * (starts + rollouts) + episodes) / 30
+        lines.append(f"about {max(1, round(seconds / 60))} minutes on 2 CPU cores")
+    return "\n".join(lines)
+
+
+def pairs_line(run: Run, iteration: int) -> str:
+    """One line on an iteration's pairs."""
+    path = run.folder / f"iteration-{iteration}" / "pair_counts.json"
+    counts = json.loads(path.read_text(encoding="utf-8"))
+    parts = [
+        f"{kind} pairs: agent wins {c['win']}, ties {c['tie']}, loses {c['lose']}"
+        for kind, c in counts.items()
+    ]
+    return f"iteration {iteration}: " + "; ".join(parts) + f", same action {counts['step']['same_action']}"
+
+
+def write_manifest(run: Run):
+    """manifest.json: versions, seed, commit, budget and the sha256 of every file of the run."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
+    ).stdout.strip()
+    files = sorted(p for p in run.folder.rglob("*") if p.is_file() and p.suffix in KEPT)
+    facts = {
+        "schema": SCHEMA_VERSION,
+        "commit": commit or None,
+        "seed": run.config.seed,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")},
+        "sha256": {
+            p.relative_to(run.folder).as_posix(): sha256(p.read_bytes()).hexdigest() for p in files
+        },
+    }
+    write_whole(run.folder / "manifest.json", json.dumps(facts, indent=1) + "\n")

@@ -1,0 +1,211 @@
+"""One frozen base, many LoRA adapters.
+
+IPR needs four policies: the SFT policy (which is also the scorer and the reference), the explorer
+and the learner. All are LoRA adapters over one copy of the base weights, in 4 bits (NF4) or in
+full precision; a role is switched by the adapter's name.
+
+    "default"   the policy in training (TRL trains the adapter of this name)
+    "sft"       the SFT policy: scorer and reference
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+TINY_BASE = Path(__file__).resolve().parent.parent / "data" / "tiny-base"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The one dial: everything that changes with the size of the model."""
+
+    name: str
+    model: str
+    """A folder or a hub name of a causal language model."""
+    lora_rank: int
+    lora_alpha: int
+    max_length: int
+    """Tokens of one episode."""
+    max_new_tokens: int
+    """Tokens of one agent turn."""
+    samples: int
+    """N, the Monte Carlo rollouts for one step reward."""
+    rollout_batch: int
+    """Episodes in play at once."""
+    sft_learning_rate: float
+    learning_rate: float
+    """Of the preference training."""
+
+
+SCALES = {
+    "tiny": Scale("tiny", str(TINY_BASE), 32, 64, 4096, 64, 5, 128, 2e-3, 5e-4),
+    "small": Scale("small", "Qwen/Qwen2.5-0.5B-Instruct", 16, 32, 4096, 256, 5, 32, 2e-4, 5e-6),
+    "consumer": Scale("consumer", "Qwen/Qwen2.5-7B-Instruct", 16, 32, 4096, 256, 5, 8, 1e-4, 5e-6),
+}
+
+
+def scale(name: str, model: str | None = None) -> Scale:
+    """The settings of a scale, with another model in its place where one is given."""
+    if name not in SCALES:
+        raise ValueError(f"unknown scale {name!r}; choose one of {', '.join(SCALES)}")
+    return replace(SCALES[name], model=model) if model else SCALES[name]
+
+
+def pick_device() -> tuple[torch.device, torch.dtype, str]:
+    """Device, dtype to compute in, and the reason, to be printed."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu"), torch.float32, "no CUDA device: CPU, in float32"
+    name = torch.cuda.get_device_name()
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.device("cuda"), torch.bfloat16, f"{name} computes in bfloat16"
+    return torch.device("cuda"), torch.float16, f"{name} has no bfloat16: float16"
+
+
+def load_tokenizer(model: str):
+    """The tokenizer of a model, with a padding token."""
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(model: str, precision: str = "nf4"):
+    """The frozen base: `precision` "nf4" (bitsandbytes, double quantization) or "full".
+
+    Raises ValueError for another precision, FileNotFoundError for a folder without a model.
+    """
+    if precision not in ("nf4", "full"):
+        raise ValueError(f"unknown precision {precision!r}; choose nf4 or full")
+    folder = Path(model)
+    if (folder.is_absolute() or folder.exists()) and not (folder / "config.json").exists():
+        raise FileNotFoundError(
+            f"no model in {folder}: config.json is missing; give a folder that "
+            "`save_pretrained` wrote or a hub name with --model"
+        )
+    device, dtype, _ = pick_device()
+    options = {"dtype": dtype, "attn_implementation": "sdpa", "trust_remote_code": False}
+    if precision == "nf4":
+        # bitsandbytes asks once for the optional `kernels` package, which only makes 4-bit on CPUs
+        # faster; the tiny scale decodes from a merged copy and does not need it.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module="bitsandbytes")
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        options["device_map"] = {"": device}
+    base = AutoModelForCausalLM.from_pretrained(model, **options)
+    if precision == "full":
+        base = base.to(device)
+    base.config.use_cache = False
+    return base.requires_grad_(False)
+
+
+def add_adapters(base, scale: Scale, seed: int) -> PeftModel:
+    """The base with an untrained adapter "default" (LoRA on all linear layers, float32)."""
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=scale.lora_rank,
+        lora_alpha=scale.lora_alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(base, config, autocast_adapter_dtype=True)
+
+
+def adapter_weights(policy: PeftModel, name: str = "default") -> dict[str, torch.Tensor]:
+    """A copy of an adapter's weights, with names that do not depend on the adapter's."""
+    weights = get_peft_model_state_dict(policy, adapter_name=name)
+    return {key: value.detach().clone() for key, value in weights.items()}
+
+
+def set_adapter_weights(policy: PeftModel, weights: dict[str, torch.Tensor], name: str) -> None:
+    """Load weights into adapter `name`, which is made (frozen) where it does not exist yet."""
+    if name not in policy.peft_config:
+        policy.add_adapter(name, policy.peft_config["default"])
+        for key, parameter in policy.named_parameters():
+            if f".{name}." in key:
+                parameter.requires_grad_(False)
+    result = set_peft_model_state_dict(policy, weights, adapter_name=name)
+    if result.unexpected_keys:
+        raise ValueError(f"these weights do not fit adapter {name!r}: {result.unexpected_keys[:3]}")
+
+
+def save_adapter(policy: PeftModel, folder: Path, name: str = "default") -> None:
+    """Write an adapter as plain peft reads it: `PeftModel.from_pretrained(base, folder)`."""
+    weights = adapter_weights(policy, name)
+    current = adapter_weights(policy, "default")
+    set_adapter_weights(policy, weights, "default")
+    policy.save_pretrained(str(folder), selected_adapters=["default"])
+    set_adapter_weights(policy, current, "default")
+
+
+def load_adapter_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights in a saved adapter's folder. Raises FileNotFoundError naming the folder."""
+    from safetensors.torch import load_file
+
+    path = Path(folder) / "adapter_model.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"no adapter in {folder}: {path.name} is missing")
+    return load_file(path)
+
+
+def merged(policy: PeftModel, weights: dict[str, torch.Tensor] | None):
+    """A float32 copy of the base with an adapter's weights added in (None: the base alone).
+
+    Only for tiny models, where 4-bit layers decode slower than float ones: a second copy of a
+    large base would defeat the purpose. A 4-bit layer's weight is read off its own output on the
+    identity matrix, so the copy computes what the layer computes.
+    """
+    base = policy.get_base_model()
+    config = type(base.config).from_dict(
+        {k: v for k, v in base.config.to_dict().items() if k != "quantization_config"}
+    )
+    copy = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").float()
+    # The caches of rotary embeddings and tied heads are the copy's own; weights come from below.
+    target = dict(copy.named_modules())
+    with torch.no_grad():
+        for name, module in base.named_modules():
+            plain = name.replace(".base_layer", "")
+            if name.endswith((".lora_A", ".lora_B")) or plain not in target:
+                continue
+            mine = target[plain]
+            if hasattr(module, "base_layer"):
+                layer = module.base_layer
+                eye = torch.eye(mine.in_features, device=mine.weight.device)
+                weight = layer(eye).T.float().clone()
+                if mine.bias is not None:
+                    weight -= layer.bias.float()[:, None]
+                    mine.bias.copy_(layer.bias)
+                key = f"base_model.model.{plain}"
+                if weights is not None and f"{key}.lora_A.weight" in weights:
+                    a, b = weights[f"{key}.lora_A.weight"], weights[f"{key}.lora_B.weight"]
+                    weight += module.scaling["default"] * (b.float() @ a.float())
+                mine.weight.copy_(weight)
+            elif not name.endswith("base_layer"):
+                for key, parameter in module.named_parameters(recurse=False):
+                    getattr(mine, key).copy_(parameter)
+    return copy.eval().requires_grad_(False)
+
+
+def decoder(policy: PeftModel, weights: dict[str, torch.Tensor] | None):
+    """The model that rollouts of this policy run on: a merged copy of a tiny model, else the
+    policy itself with the weights in its adapter "explorer" (None: adapters are switched off)."""
+    if sum(p.numel() for p in policy.get_base_model().parameters()) < 50_000_000:
+        return merged(policy, weights)
+    if weights is None:
+        raise ValueError("rollouts of the bare base are for tiny models")
+    set_adapter_weights(policy, weights, "explorer")
+    policy.set_adapter("explorer")
+    return policy

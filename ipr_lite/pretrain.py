@@ -1,0 +1,314 @@
+"""How the tiny base model was made: tokenizer, a warm-up in copying, transcripts of mixed quality.
+
+The base must know the language of the worlds and copy names from its context, but it must not be a
+good agent. Its corpus holds transcripts of agents good and bad, in worlds that share no product and
+no task with those we train and test on. Two things made a model of half a million parameters learn
+to copy within minutes on a CPU: a warm-up on short random strings repeated four times, and Muon for
+the weight matrices (AdamW for the rest).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ipr_lite.chat import Chat, Encoded
+from ipr_lite.envs.shop_experts import transcripts
+from ipr_lite.trajectory import Message
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}"
+    "{% if message.role == 'assistant' %}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+# Words that shops use. The tokenizer sees them beside the transcripts, so that it spells the titles
+# of real products in few tokens too; the model never does.
+SHOP_WORDS = """
+women womens men mens kids girls boys baby toddler unisex adult for with and the of in to by
+from set pack piece pieces pcs count ounce oz inch inches feet fluid pound size small medium
+large xlarge plus black white blue red green pink grey gray purple brown gold silver color multi
+natural organic free gluten vegan non gmo kosher sugar low fat protein snack snacks chips
+cookies candy chocolate tea coffee bag bags box bottle bottles mix sauce sweet fresh dried fruit
+nut butter cheese chicken beef rice seed oil hair skin face body care cream lotion shampoo
+conditioner serum mask brush makeup beauty nail lip eye eyes lash natural moisturizing moisture
+treatment cleaning cleanser toothbrush toothpaste teeth oral dental whitening deodorant perfume
+fragrance spray essential home office living room bedroom bathroom kitchen dining furniture
+table chair chairs desk sofa couch bed frame mattress headboard storage cabinet shelf shelves
+stand lamp light lights lighting led wall art decor decoration curtain curtains window rug
+pillow cover covers blanket modern vintage rustic wood wooden solid metal steel stainless
+leather faux fabric upholstered accent ottoman dresser mirror glass glasses bluetooth wireless
+speaker speakers headphones earbuds headset case cases protector screen phone iphone samsung
+galaxy apple watch band bands strap replacement charger charging cable usb type adapter hdmi
+audio video tv camera lens tripod digital portable power battery batteries remote control
+compatible universal computer laptop tablet gaming keyboard mouse monitor memory card high speed
+quality premium professional heavy duty waterproof lightweight adjustable durable easy install
+assemble clean soft comfortable breathable long short sleeve sleeves shirt shirts tee top tops
+blouse dress dresses skirt pants jeans shorts leggings sweater hoodie jacket coat suit swimsuit
+bra underwear socks shoes shoe sneakers sneaker boots sandals slippers heels slip on walking
+running athletic sport sports outdoor casual fashion summer winter classic fit slim loose cotton
+polyester stretch print printed design style party wedding gift gifts holiday christmas birthday
+decorations costume original flavor flavored variety value bulk single travel
+"""
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    vocab_size: int = 1280
+    hidden_size: int = 128
+    intermediate_size: int = 256
+    layers: int = 3
+    heads: int = 4
+    key_value_heads: int = 2
+    context: int = 4096
+    warmup_steps: int = 300
+    """Steps on repeated random strings."""
+    tokens: int = 4_000_000
+    """Transcript tokens to train on."""
+    batch_tokens: int = 8192
+    matrix_learning_rate: float = 0.02
+    """Muon's, for the weight matrices."""
+    other_learning_rate: float = 3e-3
+    """AdamW's, for embeddings and norms."""
+    observation_weight: float = 0.5
+    """Weight of an observation token's loss; an agent token's is 1."""
+    seed: int = 0
+
+
+def corpus(settings: PretrainSettings) -> list[list[Message]]:
+    """The conversations to train on: enough transcripts for `settings.tokens`, each read once."""
+    count = settings.tokens // 680
+    return [trajectory.messages for trajectory in transcripts(count, settings.seed)]
+
+
+def tokenizer_texts(conversations: list[list[Message]]) -> Iterator[str]:
+    """What the tokenizer is trained on: a part of the corpus, and lists of shop words."""
+    for conversation in conversations[:1500]:
+        yield from (message["content"] for message in conversation)
+    words = SHOP_WORDS.split()
+    for _ in range(100):
+        yield " ".join(words)
+        yield " ".join(word.title() for word in words)
+        yield " ".join(word.title() for word in reversed(words))
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a chat template; it spells any text.
+
+    Digits stand alone, so that an id is copied digit by digit. The shop's separator, blanks
+    included, is one token: a name then begins with the same token on a page and in `click[...]`.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(
+                Regex(r"\d| ?[A-Za-z]+| ?[^\sA-Za-z0-9]+|\s"), behavior="isolated"
+            ),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+    phrases = [" [SEP] ", "Thought: ", "\nAction: "]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(phrases),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=special,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        extra_special_tokens=special[2:],
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon with its orthogonalisation in float32.
+
+    torch computes it in bfloat16, which a CPU without such units does thirty times slower: on one
+    core it took 0.63 s of a 2.2 s step.
+    """
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                momentum = self.state[parameter].setdefault(
+                    "momentum_buffer", torch.zeros_like(parameter.grad)
+                )
+                momentum.lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(momentum, group["momentum"])
+                update = orthogonalised(update, group["ns_coefficients"], group["ns_steps"])
+                ratio = max(1.0, parameter.shape[0] / parameter.shape[1]) ** 0.5
+                parameter.add_(update, alpha=-group["lr"] * ratio)
+
+
+def orthogonalised(matrix: torch.Tensor, coefficients: tuple, steps: int) -> torch.Tensor:
+    """The nearest matrix with singular values near 1, by Newton and Schulz's quintic iteration."""
+    a, b, c = coefficients
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if wide else matrix.T
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x if wide else x.T
+
+
+def repeated_strings(rng: random.Random, vocab_size: int, rows: int) -> torch.Tensor:
+    """(rows, length) ids: random strings, each repeated four times, which teaches induction."""
+    length = rng.randint(8, 32)
+    once = torch.tensor([[rng.randrange(5, vocab_size) for _ in range(length)] for _ in range(rows)])
+    return once.repeat(1, 4)
+
+
+def batches(examples: list[Encoded], batch_tokens: int, rng: random.Random) -> Iterator[list[Encoded]]:
+    """Endless batches of similar length, about `batch_tokens` tokens each, in random order."""
+    order = sorted(examples, key=lambda example: len(example.input_ids))
+    groups, group = [], []
+    for example in order:
+        if group and (len(group) + 1) * len(example.input_ids) > batch_tokens:
+            groups.append(group)
+            group = []
+        group.append(example)
+    groups.append(group)
+    while True:
+        rng.shuffle(groups)
+        yield from groups
+
+
+def _loss(model, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted mean negative log-likelihood of tokens 1.. given those before them."""
+    logits = model(input_ids=ids).logits[:, :-1]
+    nll = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+    )
+    weights = weights[:, 1:].flatten()
+    return (nll * weights).sum() / weights.sum()
+
+
+def pretrain(
+    conversations: list[list[Message]],
+    tokenizer: PreTrainedTokenizerFast,
+    settings: PretrainSettings,
+    out: Path,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> LlamaForCausalLM:
+    """Train the tiny base and write it to `out`: model, tokenizer, log.csv, settings, checksum.
+
+    `progress(done, total, loss)` counts tokens of transcripts.
+    """
+    torch.manual_seed(settings.seed)
+    rng = random.Random(settings.seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=settings.hidden_size,
+            intermediate_size=settings.intermediate_size,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            num_key_value_heads=settings.key_value_heads,
+            max_position_embeddings=settings.context,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).train()
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    optimizers = [
+        Muon(matrices, lr=settings.matrix_learning_rate, weight_decay=0.0),
+        torch.optim.AdamW(others, lr=settings.other_learning_rate, weight_decay=0.0),
+    ]
+    rates = [settings.matrix_learning_rate, settings.other_learning_rate]
+    rows: list[dict] = []
+    started = time.time()
+
+    def update(ids, weights, factor: float) -> float:
+        loss = _loss(model, ids.to(device), weights.to(device))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer, rate in zip(optimizers, rates):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    for step in range(settings.warmup_steps):
+        ids = repeated_strings(rng, len(tokenizer), 32)
+        weights = torch.ones(ids.shape)
+        weights[:, : ids.shape[1] // 4] = 0  # the first time round nothing can be predicted
+        loss = update(ids, weights, min(1.0, (step + 1) / 50))
+        if step % 50 == 0 or step == settings.warmup_steps - 1:
+            rows.append({"stage": "copy", "step": step, "tokens": 0, "loss": loss})
+            if progress:
+                progress(0, settings.tokens, loss)
+
+    chat = Chat(tokenizer)
+    examples = [chat.encode(messages) for messages in conversations]
+    examples = [e for e in examples if len(e.input_ids) <= settings.context]
+    seen = step = 0
+    for batch in batches(examples, settings.batch_tokens, rng):
+        width = max(len(e.input_ids) for e in batch)
+        ids = torch.full((len(batch), width), tokenizer.pad_token_id)
+        weights = torch.zeros(ids.shape)
+        for row, example in enumerate(batch):
+            n = len(example.input_ids)
+            ids[row, :n] = torch.tensor(example.input_ids)
+            mask = torch.tensor(example.agent_mask).float()
+            weights[row, :n] = mask + (1 - mask) * settings.observation_weight
+        done = seen / settings.tokens
+        # Warm up, hold, then fall linearly over the last 40 %.
+        loss = update(ids, weights, min(1.0, (step + 1) / 20, max(0.02, (1 - done) / 0.4)))
+        seen += sum(len(e.input_ids) for e in batch)
+        step += 1
+        if step % 10 == 0 or seen >= settings.tokens:
+            rows.append({"stage": "transcripts", "step": step, "tokens": seen, "loss": loss})
+            if progress:
+                progress(seen, settings.tokens, loss)
+        if seen >= settings.tokens:
+            break
+
+    out.mkdir(parents=True, exist_ok=True)
+    model.to("cpu").eval().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    with open(out / "log.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["stage", "step", "tokens", "loss"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, "loss": f"{row['loss']:.4f}"} for row in rows)
+    checksum = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+    facts = {
+        "settings": asdict(settings),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "transcripts": len(examples),
+        "seconds": round(time.time() - started),
+        "torch": torch.__version__.split("+")[0],
+        "sha256": {"model.safetensors": checksum},
+    }
+    (out / "pretrain.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return model

@@ -1,0 +1,108 @@
+"""Monte Carlo step rewards (paper section 3.2, equations 3-5).
+
+How good was action a_t? Let the frozen scorer (the SFT policy) finish the episode N times from just
+after a_t and its observation, and take the mean outcome:
+
+    r_s(s_t, a_t) = (1/N) sum_i r_o(u, e^(i))      while the episode goes on
+                  =  r_o(u, e_n)                   where a_t ended it: the outcome itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean
+
+from ipr_lite.envs.base import TextEnv
+from ipr_lite.records import StepReward
+from ipr_lite.rollout import Episode, Rollouts, stable_seed
+from ipr_lite.trajectory import Message, Task, Trajectory
+
+
+@dataclass
+class ScoredStep:
+    """An action whose step reward is wanted, in the episode where it was taken.
+
+    `env` stands after the action, `messages` end with the observation that answered it; where the
+    action ended the episode (`terminal`) neither is read. `outcome` is the episode's.
+    """
+
+    task: Task
+    step: int
+    who: str
+    action: str
+    observation: str
+    env: TextEnv
+    messages: list[Message]
+    terminal: bool
+    outcome: float
+
+
+def step_of(env: TextEnv, trajectory: Trajectory, step: int, who: str) -> ScoredStep:
+    """Take action number `step` (1-based) of a trajectory in a copy of `env`, which stands before it.
+
+    "Last step" is what the world says (`terminated or truncated`), never a string: the released
+    code looks for `click[Buy Now]` and misses `click[buy now]`.
+    """
+    history = trajectory.prefix(step)
+    action = trajectory.suffix(step)[0]
+    after = env.clone()
+    observation, _, terminated, truncated, _ = after.step(action["content"])
+    return ScoredStep(
+        trajectory.task,
+        step,
+        who,
+        action["content"],
+        observation,
+        after,
+        [*history, action, {"role": "user", "content": observation}],
+        terminated or truncated,
+        trajectory.reward,
+    )
+
+
+def monte_carlo(
+    steps: list[ScoredStep],
+    scorer: Rollouts,
+    n: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[StepReward]:
+    """Step rewards of all `steps`, in their order, by `n` rollouts each.
+
+    The samples of a step depend on (seed, task, step, action, sample) alone. Raises ValueError for
+    n < 1.
+    """
+    if n < 1:
+        raise ValueError(f"a step reward needs at least one rollout, not n = {n}")
+    going_on = [step for step in steps if not step.terminal]
+    episodes = [
+        Episode(
+            step.env.clone(),
+            step.task,
+            step.messages,
+            stable_seed(seed, step.task.id, step.step, step.action, sample),
+        )
+        for step in going_on
+        for sample in range(n)
+    ]
+    outcomes = [trajectory.reward for trajectory in scorer.play(episodes, progress)]
+    sampled = {id(step): outcomes[i * n : (i + 1) * n] for i, step in enumerate(going_on)}
+    rewards = []
+    for step in steps:
+        samples = sampled.get(id(step), [])
+        rewards.append(
+            StepReward(
+                id=step.task.id,
+                step=step.step,
+                action=step.action,
+                observation=step.observation,
+                who=step.who,
+                reward_mc=fmean(samples) if samples else step.outcome,
+                n=len(samples),
+                samples=samples,
+                outcome=step.outcome,
+                terminal=step.terminal,
+            )
+        )
+    return rewards
