@@ -217,6 +217,10 @@ class Run:
         if not self.quiet:
             tqdm.write(text)
 
+    def file(self, iteration: int, name: str) -> Path:
+        """A file or folder of one iteration."""
+        return self.folder / f"iteration-{iteration}" / name
+
     def spend(self, stage: str, **amounts: int):
         """Add to what a stage has spent (env_steps, tokens written, updates), in budget.json."""
         path = self.folder / "budget.json"
@@ -263,7 +267,7 @@ class Run:
 
     def explorations(self, iteration: int) -> list[Exploration]:
         """What the current policy does from every step of every expert trajectory."""
-        path = self.folder / f"iteration-{iteration}" / "explorations.jsonl"
+        path = self.file(iteration, "explorations.jsonl")
         if not path.exists():
             experts = self.demonstrations()
             temperature = self.config.explore_temperature
@@ -281,7 +285,7 @@ class Run:
 
         The scorer is frozen, so what was scored in an earlier iteration is taken from there.
         """
-        path = self.folder / f"iteration-{iteration}" / "step_rewards.jsonl"
+        path = self.file(iteration, "step_rewards.jsonl")
         if not path.exists():
             experts = self.demonstrations()
             left = contrasts(
@@ -322,14 +326,13 @@ class Run:
 
     def pairs(self, iteration: int) -> list[Pair]:
         """Outcome and step pairs. Raises NoPairs where nothing differs; few pairs are a warning."""
-        folder = self.folder / f"iteration-{iteration}"
-        path = folder / "pairs.jsonl"
+        path = self.file(iteration, "pairs.jsonl")
         if not path.exists():
             experts, explorations, counts = self.demonstrations(), self.explorations(iteration), empty_counts()
             left = contrasts(experts, explorations, self.env, self.rule, counts)
             pairs = outcome_pairs(experts, explorations, self.rule, counts)
             pairs += step_pairs(left, self.step_rewards(iteration), self.rule, counts)
-            write_whole(folder / "pair_counts.json", json.dumps(counts) + "\n")
+            write_whole(self.file(iteration, "pair_counts.json"), json.dumps(counts) + "\n")
             write_pairs(path, pairs)
         pairs = read_pairs(path)
         if not pairs:
@@ -344,7 +347,7 @@ class Run:
 
     def train(self, iteration: int) -> Weights:
         """The iterate: trained on this iteration's pairs from the previous iterate."""
-        folder = self.folder / f"iteration-{iteration}" / "adapter"
+        folder = self.file(iteration, "adapter")
         if not folder.exists():
             pairs = self.pairs(iteration)
             weights, log = self.learn(pairs, self.iterate(iteration - 1), iteration)
@@ -471,7 +474,7 @@ class Run:
 
     def warn(self, iteration: int, text: str):
         """Say it, and keep it for the report."""
-        path = self.folder / f"iteration-{iteration}" / "warnings.txt"
+        path = self.file(iteration, "warnings.txt")
         old = path.read_text(encoding="utf-8") if path.exists() else ""
         if text not in old:
             self.say(f"warning: {text}")
@@ -560,7 +563,7 @@ def plan(run: Run) -> str:
 
 def pairs_line(run: Run, iteration: int) -> str:
     """One line on an iteration's pairs."""
-    path = run.folder / f"iteration-{iteration}" / "pair_counts.json"
+    path = run.file(iteration, "pair_counts.json")
     counts = json.loads(path.read_text(encoding="utf-8"))
     parts = [
         f"{kind} pairs: agent wins {c['win']}, ties {c['tie']}, loses {c['lose']}"

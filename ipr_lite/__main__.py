@@ -1,0 +1,248 @@
+"""The command line: `python -m ipr_lite` runs the whole of IPR at tiny scale."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+EXAMPLES = """
+examples:
+  python -m ipr_lite                                  the main job: SFT, two iterations of IPR, a report
+  python -m ipr_lite --quick                          every stage in about a minute (too small for an effect)
+  python -m ipr_lite run --precision full --seed 1    the same on an unquantized base, another seed
+  python -m ipr_lite run --data PATH --demonstrations 120 --test 50
+                                                      on WebShop's own products and goals
+  python -m ipr_lite sft --out runs/mine              one stage; explore, score, pairs, train, evaluate follow
+  python -m ipr_lite compare --seeds 0-9              methods x seeds -> data/results/shop_effect.csv
+  python -m ipr_lite show runs/shop/demonstrations.jsonl --line 3
+                                                      a trajectory as a page
+"""
+
+STAGES = ("sft", "explore", "score", "pairs", "train", "evaluate")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands share the options of `Config`; a stage command adds --iteration."""
+    from ipr_lite.ipr import Config
+
+    main = argparse.ArgumentParser(
+        prog="python -m ipr_lite",
+        description="IPR Lite: process supervision for LLM agents, step by step.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = main.add_subparsers(dest="command", metavar="command")
+    help_of = {
+        "run": "the whole of IPR, resumable (the default)",
+        "sft": "stage 1: clone the demonstrations",
+        "explore": "stage 2: act from every step of every expert trajectory",
+        "score": "stage 3: Monte Carlo step rewards where agent and expert differ",
+        "pairs": "stage 4: outcome and step pairs",
+        "train": "stage 5: preference training",
+        "evaluate": "dev and test, the iterate chosen on dev",
+        "compare": "IPR and its controls, many seeds, to a results file",
+    }
+    for name, text in help_of.items():
+        command = commands.add_parser(name, help=text, description=text)
+        for option in fields(Config):
+            flag = "--" + option.name.replace("_", "-")
+            if option.type == "bool":
+                command.add_argument(
+                    flag, default=option.default, action=argparse.BooleanOptionalAction
+                )
+            else:
+                kind = option.type.removesuffix(" | None")
+                command.add_argument(
+                    flag,
+                    type={"int": int, "float": float, "str": str}[kind],
+                    default=option.default,
+                    metavar=kind.upper(),
+                    help=f"default: {option.default}",
+                )
+        command.add_argument("--quick", action="store_true", help="every stage in about a minute")
+        command.add_argument("--out", type=Path, help="the run's folder (default: runs/<env>...)")
+        command.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+        if name in STAGES:
+            command.add_argument("--iteration", type=int, default=1)
+        if name == "compare":
+            command.add_argument("--seeds", default="0-9", help="such as 0-9 or 0,3,5")
+            command.add_argument("--results", type=Path, help="the results file to write")
+    base = commands.add_parser("pretrain", help="make the tiny base model anew")
+    base.add_argument("--out", type=Path, default=None, help="default: data/tiny-base")
+    base.add_argument("--tokens", type=int, help="transcript tokens to train on")
+    base.add_argument("--seed", type=int, default=0)
+    base.add_argument("--threads", type=int)
+    data = commands.add_parser("data", help="write the shipped data anew")
+    data.add_argument("--out", type=Path, default=Path("data"))
+    page = commands.add_parser("show", help="a trajectory as a page")
+    page.add_argument("file", type=Path, help="a JSON Lines file of trajectories")
+    page.add_argument("--line", type=int, default=1, help="which line (from 1)")
+    page.add_argument("--out", type=Path, help="default: beside the file, .html")
+    return main
+
+
+def config_of(options: argparse.Namespace):
+    """The Config that the options say; --quick first, what is given by hand on top."""
+    from ipr_lite.ipr import QUICK, Config
+
+    given = {f.name: getattr(options, f.name) for f in fields(Config)}
+    config = Config(**given)
+    if options.quick:
+        smaller = {k: v for k, v in QUICK.items() if given[k] == getattr(Config(), k)}
+        config = replace(config, **smaller)
+    return config
+
+
+def folder_of(options: argparse.Namespace, config) -> Path:
+    """--out, or a name that says what differs from the plain run."""
+    if options.out:
+        return options.out
+    name = f"{config.env}-{config.scale}-{config.precision}-seed{config.seed}"
+    if options.command == "compare":
+        name = f"compare-{config.env}-{config.scale}-{config.precision}"
+    if config.data:
+        name += "-data"
+    return Path("runs") / (name + ("-quick" if options.quick else ""))
+
+
+def seeds_of(text: str) -> list[int]:
+    """"0-9" or "0,3,5" as numbers. Raises ValueError for anything else."""
+    try:
+        if "-" in text:
+            first, last = text.split("-")
+            return list(range(int(first), int(last) + 1))
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds {text!r}: give a range such as 0-9 or a list such as 0,3,5") from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code: 0 done, 1 failed, 2 wrong usage."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        arguments = ["run", *arguments]
+    options = parser().parse_args(arguments)
+    if getattr(options, "threads", None):
+        import torch
+
+        torch.set_num_threads(options.threads)
+    try:
+        return COMMANDS[options.command](options)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last finished stage", file=sys.stderr)
+        return 1
+    except Exception as error:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def do_run(options) -> int:
+    from ipr_lite.ipr import run
+
+    config = config_of(options)
+    page = run(config, folder_of(options, config))
+    print(f"report: {page}")
+    return 0
+
+
+def do_stage(options) -> int:
+    from ipr_lite.ipr import Run
+
+    config = config_of(options)
+    one, i = Run(config, folder_of(options, config)), options.iteration
+    if options.command == "sft":
+        one.sft()
+    elif options.command == "evaluate":
+        one.metrics()
+    else:
+        needs = {"explore": one.folder / "sft", "score": one.file(i, "explorations.jsonl"),
+                 "pairs": one.file(i, "step_rewards.jsonl"), "train": one.file(i, "pairs.jsonl")}
+        before = {"explore": "sft", "score": "explore", "pairs": "score", "train": "pairs"}
+        if not needs[options.command].exists():
+            raise FileNotFoundError(
+                f"{needs[options.command]} is missing; run the stage `{before[options.command]}` first"
+            )
+        stage = {"explore": one.explorations, "score": one.step_rewards,
+                 "pairs": one.pairs, "train": one.train}
+        stage[options.command](i)
+    print(f"done: {one.folder}")
+    return 0
+
+
+def do_compare(options) -> int:
+    from ipr_lite.compare import compare
+    from ipr_lite.evaluation import effect_markdown, effect_table, read_results, write_results
+
+    config = config_of(options)
+    rows = compare(config, seeds_of(options.seeds), folder_of(options, config))
+    path = options.results or Path("data") / "results" / f"{config.env}_effect.csv"
+    command = "python -m ipr_lite " + " ".join(sys.argv[1:])
+    write_results(path, rows, command)
+    print(effect_markdown(effect_table(read_results(path))))
+    print(f"results: {path}")
+    return 0
+
+
+def do_pretrain(options) -> int:
+    from tqdm.auto import tqdm
+
+    from ipr_lite import pretrain as p
+    from ipr_lite.model import TINY_BASE
+
+    settings = p.PretrainSettings(seed=options.seed)
+    if options.tokens:
+        settings = replace(settings, tokens=options.tokens)
+    conversations = p.corpus(settings)
+    tokenizer = p.train_tokenizer(
+        p.tokenizer_texts(conversations), settings.vocab_size, settings.context
+    )
+    bar = tqdm(desc="pretrain", total=settings.tokens, unit="token", unit_scale=True)
+
+    def show(done: int, total: int, loss: float):
+        bar.set_postfix(loss=f"{loss:.3f}")
+        bar.update(min(done, total) - bar.n)
+
+    out = options.out or TINY_BASE
+    p.pretrain(conversations, tokenizer, settings, out, show)
+    bar.close()
+    print(f"base model: {out}")
+    return 0
+
+
+def do_data(options) -> int:
+    from ipr_lite.data import write_data
+
+    for path in write_data(options.out):
+        print(path)
+    return 0
+
+
+def do_show(options) -> int:
+    from ipr_lite.trajectory import read_trajectories
+    from ipr_lite.viewer import page, trajectory_html
+
+    found = read_trajectories(options.file)
+    if not 1 <= options.line <= len(found):
+        raise ValueError(f"{options.file} has lines 1 to {len(found)}, not {options.line}")
+    shown = found[options.line - 1]
+    out = options.out or options.file.with_suffix(".html")
+    out.write_text(page(f"{shown.agent} on {shown.id}", trajectory_html(shown)), encoding="utf-8")
+    print(f"page: {out}")
+    return 0
+
+
+COMMANDS = {
+    "run": do_run,
+    "compare": do_compare,
+    "pretrain": do_pretrain,
+    "data": do_data,
+    "show": do_show,
+} | {stage: do_stage for stage in STAGES}
+
+if __name__ == "__main__":
+    sys.exit(main())

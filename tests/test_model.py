@@ -1,0 +1,108 @@
+"""One base, many adapters; what a run saves loads in plain peft and transformers."""
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ipr_lite.model import (
+    TINY_BASE,
+    adapter_weights,
+    add_adapters,
+    load_adapter_weights,
+    load_base,
+    merged,
+    save_adapter,
+    scale,
+    set_adapter_weights,
+)
+
+
+def noisy(policy, seed):
+    """Weights of an adapter that does something."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        key: value + 0.05 * torch.randn(value.shape, generator=generator)
+        for key, value in adapter_weights(policy).items()
+    }
+
+
+@pytest.fixture(params=["nf4", "full"])
+def policy(request):
+    return add_adapters(load_base(str(TINY_BASE), request.param), scale("tiny"), 0)
+
+
+@pytest.fixture()
+def ids():
+    tokenizer = AutoTokenizer.from_pretrained(TINY_BASE)
+    text = "WebShop [SEP] Instruction: [SEP] i need a red lamp [SEP] Search"
+    return tokenizer(text, return_tensors="pt")["input_ids"]
+
+
+def logprobs(model, ids):
+    with torch.no_grad():
+        return model(input_ids=ids).logits.log_softmax(-1)
+
+
+def test_roles_are_switched_by_name_over_one_base(policy, ids):
+    set_adapter_weights(policy, noisy(policy, 1), "sft")
+    policy.eval()
+    fresh = logprobs(policy, ids)
+    policy.set_adapter("sft")
+    other = logprobs(policy, ids)
+    assert (fresh - other).abs().max() > 0.01
+    policy.set_adapter("default")
+    assert torch.equal(logprobs(policy, ids), fresh)
+    bases = [n for n, _ in policy.named_parameters() if n.endswith("base_layer.weight")]
+    assert len(bases) == 7 * policy.config.num_hidden_layers, "a second copy of the base"
+
+
+def test_the_merged_copy_computes_what_the_adapter_computes(policy, ids):
+    weights = noisy(policy, 2)
+    set_adapter_weights(policy, weights, "default")
+    policy.eval()
+    assert torch.allclose(logprobs(policy, ids), logprobs(merged(policy, weights), ids), atol=1e-4)
+    with policy.disable_adapter():
+        assert torch.allclose(logprobs(policy, ids), logprobs(merged(policy, None), ids), atol=1e-4)
+
+
+def test_a_saved_adapter_loads_in_plain_peft(policy, ids, tmp_path):
+    weights = noisy(policy, 3)
+    set_adapter_weights(policy, weights, "default")
+    policy.eval()
+    save_adapter(policy, tmp_path / "adapter")
+    base = policy.get_base_model()
+    quantization = getattr(base.config, "quantization_config", None)
+    plain = AutoModelForCausalLM.from_pretrained(
+        TINY_BASE, dtype=torch.float32, quantization_config=quantization
+    )
+    loaded = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
+    assert torch.allclose(logprobs(policy, ids), logprobs(loaded, ids), atol=1e-5)
+    assert load_adapter_weights(tmp_path / "adapter").keys() == weights.keys()
+
+
+def test_nf4_is_four_bits():
+    base = load_base(str(TINY_BASE), "nf4")
+    from bitsandbytes.nn import Linear4bit
+
+    layers = [m for m in base.modules() if isinstance(m, Linear4bit)]
+    assert len(layers) == 7 * base.config.num_hidden_layers
+    assert all(layer.weight.quant_type == "nf4" for layer in layers)
+
+
+@pytest.mark.parametrize("precision, model, error", [
+    ("int3", str(TINY_BASE), "unknown precision 'int3'"),
+    ("nf4", "no/such/../folder/", None),
+])  # fmt: skip
+def test_bad_requests(precision, model, error, tmp_path):
+    if error:
+        with pytest.raises(ValueError, match=error):
+            load_base(model, precision)
+    else:
+        with pytest.raises(FileNotFoundError, match="config.json is missing"):
+            load_base(str(tmp_path), precision)
+
+
+def test_an_unknown_scale_is_refused():
+    with pytest.raises(ValueError, match="choose one of tiny, small, consumer"):
+        scale("huge")
