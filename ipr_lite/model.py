@@ -19,6 +19,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils.logging import disable_progress_bar
 
 TINY_BASE = Path(__file__).resolve().parent.parent / "data" / "tiny-base"
 
@@ -104,6 +105,8 @@ def load_base(model: str, precision: str = "nf4"):
             bnb_4bit_compute_dtype=dtype,
         )
         options["device_map"] = {"": device}
+    if folder.exists():
+        disable_progress_bar()  # a local model loads at once; bars would only clutter notebooks
     base = AutoModelForCausalLM.from_pretrained(model, **options)
     if precision == "full":
         base = base.to(device)
@@ -121,7 +124,10 @@ def add_adapters(base, scale: Scale, seed: int) -> PeftModel:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(base, config, autocast_adapter_dtype=True)
+    with warnings.catch_warnings():
+        # peft asks transformers for a property that the pinned version has renamed.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        return get_peft_model(base, config, autocast_adapter_dtype=True)
 
 
 def adapter_weights(policy: PeftModel, name: str = "default") -> dict[str, torch.Tensor]:

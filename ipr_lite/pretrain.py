@@ -3,8 +3,8 @@
 The base must know the language of the worlds and copy names from its context, but it must not be a
 good agent. Its corpus holds transcripts of agents good and bad, in worlds that share no product and
 no task with those we train and test on. Two things made a model of half a million parameters learn
-to copy within minutes on a CPU: a warm-up on short random strings repeated four times, and Muon for
-the weight matrices (AdamW for the rest).
+to copy within minutes on a CPU: a warm-up on lists of ids in changing order, and Muon for the
+weight matrices (AdamW for the rest).
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ class PretrainSettings:
     heads: int = 4
     key_value_heads: int = 2
     context: int = 4096
-    warmup_steps: int = 300
-    """Steps on repeated random strings."""
-    tokens: int = 4_000_000
+    warmup_steps: int = 170
+    """Steps on lists of ids, which teach copying."""
+    tokens: int = 3_600_000
     """Transcript tokens to train on."""
     batch_tokens: int = 8192
     matrix_learning_rate: float = 0.02
@@ -98,6 +98,7 @@ def tokenizer_texts(conversations: list[list[Message]]) -> Iterator[str]:
         yield from (message["content"] for message in conversation)
     words = SHOP_WORDS.split()
     for _ in range(100):
+        yield " ".join(f"{number % 100:02d}" for number in range(3000))
         yield " ".join(words)
         yield " ".join(word.title() for word in words)
         yield " ".join(word.title() for word in reversed(words))
@@ -106,14 +107,15 @@ def tokenizer_texts(conversations: list[list[Message]]) -> Iterator[str]:
 def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with a chat template; it spells any text.
 
-    Digits stand alone, so that an id is copied digit by digit. The shop's separator, blanks
+    Digits come in pairs, so that an id is a letter and two tokens: single digits recur too often on
+    a page for a model of this size to tell which one to copy next. The shop's separator, blanks
     included, is one token: a name then begins with the same token on a page and in `click[...]`.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(
-                Regex(r"\d| ?[A-Za-z]+| ?[^\sA-Za-z0-9]+|\s"), behavior="isolated"
+                Regex(r"\d{1,2}| ?[A-Za-z]+| ?[^\sA-Za-z0-9]+|\s"), behavior="isolated"
             ),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
@@ -176,11 +178,21 @@ def orthogonalised(matrix: torch.Tensor, coefficients: tuple, steps: int) -> tor
     return x if wide else x.T
 
 
-def repeated_strings(rng: random.Random, vocab_size: int, rows: int) -> torch.Tensor:
-    """(rows, length) ids: random strings, each repeated four times, which teaches induction."""
-    length = rng.randint(8, 32)
-    once = torch.tensor([[rng.randrange(5, vocab_size) for _ in range(length)] for _ in range(rows)])
-    return once.repeat(1, 4)
+def id_lists(chat: Chat, rng: random.Random, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lists of six ids, each list five times in changing order: (rows, length) ids and loss weights.
+
+    Where an id begins is chance; how it goes on can be copied from the last time, and only that
+    counts. The model learns it within about 150 steps of 48 rows, all at once. Random strings
+    repeated in the same order did not get there in ten times as many tokens.
+    """
+    ids, weights = [], []
+    for _ in range(rows):
+        names = rng.sample(range(10_000), 6)
+        order = [name for _ in range(5) for name in rng.sample(names, 6)]
+        row = [chat.content(f" [SEP] B{name:04d}") for name in order]
+        ids.append([token for part in row for token in part])
+        weights.append([float(n >= 6 and i == len(p) - 1) for n, p in enumerate(row) for i in range(len(p))])
+    return torch.tensor(ids), torch.tensor(weights)
 
 
 def batches(examples: list[Encoded], batch_tokens: int, rng: random.Random) -> Iterator[list[Encoded]]:
@@ -221,6 +233,7 @@ def pretrain(
     """
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
+    chat = Chat(tokenizer)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -260,16 +273,12 @@ def pretrain(
         return loss.item()
 
     for step in range(settings.warmup_steps):
-        ids = repeated_strings(rng, len(tokenizer), 32)
-        weights = torch.ones(ids.shape)
-        weights[:, : ids.shape[1] // 4] = 0  # the first time round nothing can be predicted
-        loss = update(ids, weights, min(1.0, (step + 1) / 50))
-        if step % 50 == 0 or step == settings.warmup_steps - 1:
+        loss = update(*id_lists(chat, rng, 48), min(1.0, (step + 1) / 20))
+        if step % 10 == 0 or step == settings.warmup_steps - 1:
             rows.append({"stage": "copy", "step": step, "tokens": 0, "loss": loss})
             if progress:
                 progress(0, settings.tokens, loss)
 
-    chat = Chat(tokenizer)
     examples = [chat.encode(messages) for messages in conversations]
     examples = [e for e in examples if len(e.input_ids) <= settings.context]
     seen = step = 0

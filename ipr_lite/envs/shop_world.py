@@ -119,9 +119,9 @@ def invented_brands(rng: random.Random, n: int, avoid: frozenset[str] = frozense
 def catalogue(
     seed: int | str, products: int, brands: Sequence[str], avoid: frozenset[str] = frozenset()
 ) -> list[Product]:
-    """`products` products with titles that differ; asins are `B0` and 4 digits, none in `avoid`."""
+    """`products` products with titles that differ; asins are `B` and 4 digits, none in `avoid`."""
     rng = random.Random(f"catalogue/{seed}")
-    free = [a for a in (f"B0{i:04d}" for i in range(10_000)) if a not in avoid]
+    free = [a for a in (f"B{i:04d}" for i in range(10_000)) if a not in avoid]
     asins = rng.sample(free, products)
     nouns = list(_KINDS)
     found: list[Product] = []

@@ -1,0 +1,159 @@
+"""The whole loop, small, on the shipped base: resumable, repeatable, honest about failure."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ipr_lite import ipr
+from ipr_lite.__main__ import main
+from ipr_lite.evaluation import read_metrics
+from ipr_lite.ipr import Config, NoPairs, Run, run
+from ipr_lite.records import read_pairs
+
+SMALL = Config(demonstrations=24, sft_epochs=1, iterations=2, samples=2, updates=3, dev=6, test=6, showcase=2)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    return run(SMALL, folder, quiet=True).parent
+
+
+def test_a_run_leaves_every_stage_and_a_report(finished):
+    for name in (
+        "config.json", "manifest.json", "demonstrations.jsonl", "sft/adapter_model.safetensors",
+        "expert_step_rewards.jsonl", "iteration-1/explorations.jsonl", "iteration-2/pairs.jsonl",
+        "iteration-2/adapter/adapter_model.safetensors", "metrics.csv", "selected.json", "report.html",
+    ):  # fmt: skip
+        assert (finished / name).exists(), name
+    rows = {(r["agent"], r["split"]): r for r in read_metrics(finished / "metrics.csv")}
+    chosen = json.loads((finished / "selected.json").read_text())["agent"]
+    for split in ("dev", "test"):
+        assert {a for a, s in rows if s == split} == {"base", "sft", "ipr-1", "ipr-2", "ipr", "expert"}
+        assert rows["ipr", split]["reward"] == rows[chosen, split]["reward"]
+    best = max(("ipr-1", "ipr-2"), key=lambda agent: rows[agent, "dev"]["reward"])
+    assert rows[best, "dev"]["reward"] == rows[chosen, "dev"]["reward"]
+    leftovers = [p.name for p in finished.rglob("*unfinished*")]
+    assert leftovers == []
+
+
+def test_the_same_seed_gives_the_same_bytes_also_after_a_kill(finished, tmp_path, monkeypatch):
+    again = tmp_path / "again"
+    learn = Run.learn
+
+    def killed(self, pairs, start, iteration, what="train"):
+        if iteration == 2:
+            raise KeyboardInterrupt
+        return learn(self, pairs, start, iteration, what)
+
+    monkeypatch.setattr(Run, "learn", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(SMALL, again, quiet=True)
+    assert (again / "iteration-2" / "pairs.jsonl").exists() and not (again / "metrics.csv").exists()
+    monkeypatch.setattr(Run, "learn", learn)
+    run(SMALL, again, quiet=True)
+    for name in ("metrics.csv", "iteration-2/pairs.jsonl", "iteration-2/train_log.csv"):
+        assert (again / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_in_round_two_the_reference_is_still_the_sft_policy(finished):
+    logs = [(finished / f"iteration-{i}" / "train_log.csv").read_text().splitlines() for i in (1, 2)]
+    first = [dict(zip(log[0].split(","), log[1].split(","))) for log in logs]
+    assert abs(float(first[0]["loss_outcome"]) - 0.693147) < 1e-4
+    assert abs(float(first[1]["loss_outcome"]) - 0.693147) > 1e-4
+
+
+def test_other_settings_in_the_same_folder_are_refused(finished):
+    with pytest.raises(ValueError, match="other settings \\(beta\\)"):
+        Run(replace(SMALL, beta=0.2), finished)
+
+
+def test_no_pairs_is_a_clear_stop_with_a_report(tmp_path):
+    with pytest.raises(NoPairs, match="lower it, or raise"):
+        run(replace(SMALL, tau_outcome=2.0), tmp_path / "none", quiet=True)
+    page = (tmp_path / "none" / "report.html").read_text(encoding="utf-8")
+    assert "built no pair" in page
+    assert "NoPairs" in (tmp_path / "none" / "error.txt").read_text(encoding="utf-8")
+
+
+def test_a_half_written_stage_does_not_count(tmp_path):
+    target = tmp_path / "stage"
+
+    def broken(aside: Path):
+        aside.mkdir()
+        (aside / "half").write_text("x")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError):
+        ipr.whole(target, broken)
+    assert not target.exists()
+    ipr.whole(target, lambda aside: aside.mkdir())
+    assert target.is_dir() and list(target.iterdir()) == []
+
+
+def test_stages_one_by_one_give_the_same_pairs(finished, tmp_path):
+    options = [f"--{k.replace('_', '-')}={getattr(SMALL, k)}" for k in (
+        "demonstrations", "sft_epochs", "iterations", "samples", "updates", "dev", "test", "showcase")]
+    for stage in ("sft", "explore", "score", "pairs"):
+        assert main([stage, "--out", str(tmp_path / "steps"), *options]) == 0
+    mine = tmp_path / "steps" / "iteration-1" / "pairs.jsonl"
+    assert mine.read_bytes() == (finished / "iteration-1" / "pairs.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["run", "--env", "moon"], "moon"),
+    (["run", "--data", "nowhere"], "nowhere"),
+    (["run", "--scale", "huge"], "choose one of tiny"),
+    (["run", "--precision", "int3"], "choose nf4 or full"),
+    (["run", "--habits", "lazy"], "choose one of habitual, careful"),
+    (["train"], "run the stage `pairs` first"),
+    (["show", "missing.jsonl"], "missing.jsonl"),
+    (["compare", "--seeds", "x"], "give a range"),
+])  # fmt: skip
+def test_bad_requests_end_with_one_line_and_code_two(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+def test_a_broken_file_is_named_with_its_line(finished, tmp_path, capsys):
+    copy = tmp_path / "broken"
+    shutil.copytree(finished, copy)
+    path = copy / "demonstrations.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    record = json.loads(lines[4])
+    record["reward"] = "much"
+    lines[4] = json.dumps(record)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (copy / "metrics.csv").unlink()
+    options = [f"--{k.replace('_', '-')}={v}" for k, v in vars(SMALL).items() if v != getattr(Config(), k)]
+    assert main(["run", "--out", str(copy), *options]) == 2
+    error = capsys.readouterr().err
+    assert "demonstrations.jsonl" in error and "line 5" in error and "reward" in error
+    assert not (copy / "metrics.csv").exists()
+
+
+def test_parity_data_runs_end_to_end(tmp_path):
+    """WebShop's own records and goals: from real text to pairs to a trained adapter."""
+    root = os.environ.get("IPR_LITE_REAL_DATA")
+    if not root:
+        pytest.skip("IPR_LITE_REAL_DATA is unset: the real WebShop records are not at hand")
+    config = replace(
+        SMALL, data=str(Path(root) / "webshop" / "three_files"), demonstrations=40, iterations=1, keep=0.1
+    )
+    folder = tmp_path / "real"
+    one = Run(config, folder, quiet=True)
+    one.train(1)
+    pairs = read_pairs(folder / "iteration-1" / "pairs.jsonl")
+    assert len(pairs) >= 20
+    explored = [e.trajectory for e in one.explorations(1)]
+    fit = sum(not t.extra.get("overflow") for t in explored) / len(explored)
+    assert fit >= 0.7
+    weights = one.load(folder / "iteration-1" / "adapter")
+    assert any(not torch.equal(weights[k], v) for k, v in one.sft().items())
