@@ -7,6 +7,7 @@ whose message says on what it failed and where to look, not what to write.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -228,19 +229,19 @@ def action_only(shorten: Callable) -> None:
     chosen, rejected = said("a", "o2", "b", "o3", "c"), said("x", "o2", "y")
     step = Pair([*prompt, *said("a1", "o1b")], chosen, rejected, "step", "t", 2, 0.9, 0.4, 1.0, 0.5)
     whole = Pair(prompt, chosen, rejected, "outcome", "t", 1, None, None, 1.0, 0.5)
-    before = step.to_record()
+    before = copy.deepcopy(step)
     short = _attempt(shorten, step)
     if short is _NOTHING:
         return
     if not isinstance(short, Pair):
         raise WrongAnswer(f"you gave a {type(short).__name__}; give a Pair (dataclasses.replace makes a changed copy)")
     for side in ("chosen", "rejected"):
-        if getattr(short, side) != getattr(step, side)[:1]:
+        if getattr(short, side) != getattr(before, side)[:1]:
             kept = [message["content"] for message in getattr(short, side)]
             raise WrongAnswer(f"a step pair: {side} holds {kept}; only the first action may stay, without its observation")
-    if (short.prompt, short.kind, short.chosen_reward) != (step.prompt, "step", 0.9):
+    if (short.prompt, short.kind, short.chosen_reward) != (before.prompt, "step", 0.9):
         raise WrongAnswer("a step pair: prompt, kind and rewards must stay as they were")
-    if step.to_record() != before:
+    if step != before:
         raise WrongAnswer("the pair that you were given has changed; make a changed copy instead")
     if shorten(whole).to_record() != whole.to_record():
         raise WrongAnswer("an outcome pair compares whole trajectories: it must stay as it is")

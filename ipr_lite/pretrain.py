@@ -73,7 +73,7 @@ class PretrainSettings:
     key_value_heads: int = 2
     context: int = 4096
     warmup_steps: int = 170
-    """Steps on lists of ids, which teach copying."""
+    """Steps on the drill alone, which teaches copying."""
     tokens: int = 3_600_000
     """Transcript tokens to train on."""
     batch_tokens: int = 8192
@@ -178,21 +178,51 @@ def orthogonalised(matrix: torch.Tensor, coefficients: tuple, steps: int) -> tor
     return x if wide else x.T
 
 
-def id_lists(chat: Chat, rng: random.Random, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lists of six ids, each list five times in changing order: (rows, length) ids and loss weights.
+CARD = """# Model card: the tiny base
 
-    Where an id begins is chance; how it goes on can be copied from the last time, and only that
-    counts. The model learns it within about 150 steps of 48 rows, all at once. Random strings
-    repeated in the same order did not get there in ten times as many tokens.
+A Llama with {parameters:,} parameters ({layers} layers, width {hidden_size}, {heads} heads) and a
+byte-level tokenizer of {vocab_size} tokens that spells any text; context {context}. Pretrained from
+scratch on {transcripts:,} generated transcripts ({tokens:,} tokens, about {seconds} s on one CPU core
+of a shared machine) of shoppers good and bad, after {warmup_steps} steps of copying ids. Made by
+`python -m ipr_lite pretrain`; `log.csv` is its log, `pretrain.json` its settings and checksum.
+
+It knows the language of the shop and can copy names from its context. It is not a good agent, and
+nothing else: no English, no facts. Its corpus shares no product, brand, id or task with the shop
+that agents are trained and tested in. Licence: Apache-2.0.
+"""
+
+MENTIONS = (
+    "Thought: I think {id} is right.\nAction: click[{id}]",
+    "Thought: {id} looks like what I want.\nAction: click[{id}]",
+    "Thought: The one named {id} fits.\nAction: click[{id}]",
+    " [SEP] {id} [SEP] it [SEP] {id}",
+)
+
+
+def id_drill(chat: Chat, rng: random.Random, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A list of six ids, then messages that pick one and name it twice: ids and loss weights.
+
+    (rows, length) both. Only digits count: which id is picked is chance (weight 0.3), how it goes
+    on and the second mention can be copied (weight 1).
     """
-    ids, weights = [], []
+    lists: list[tuple[list[int], list[float]]] = []
     for _ in range(rows):
-        names = rng.sample(range(10_000), 6)
-        order = [name for _ in range(5) for name in rng.sample(names, 6)]
-        row = [chat.content(f" [SEP] B{name:04d}") for name in order]
-        ids.append([token for part in row for token in part])
-        weights.append([float(n >= 6 and i == len(p) - 1) for n, p in enumerate(row) for i in range(len(p))])
-    return torch.tensor(ids), torch.tensor(weights)
+        names = [f"B{name:04d}" for name in rng.sample(range(10_000), 6)]
+        ids = chat.content("".join(f" [SEP] {name}" for name in names))
+        weights = [0.0] * len(ids)
+        for _ in range(4):
+            text = rng.choice(MENTIONS).format(id=rng.choice(names))
+            part = chat.content(text)
+            digits = [i for i, t in enumerate(part) if chat.text([t]).isdigit()]
+            ids += part
+            weights += [(0.3 if i == digits[0] else 1.0) if i in digits else 0.0 for i in range(len(part))]
+        lists.append((ids, weights))
+    width = max(len(ids) for ids, _ in lists)
+    pad = chat.tokenizer.pad_token_id
+    return (
+        torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in lists]),
+        torch.tensor([weights + [0.0] * (width - len(weights)) for _, weights in lists]),
+    )
 
 
 def batches(examples: list[Encoded], batch_tokens: int, rng: random.Random) -> Iterator[list[Encoded]]:
@@ -261,9 +291,10 @@ def pretrain(
     rows: list[dict] = []
     started = time.time()
 
-    def update(ids, weights, factor: float) -> float:
-        loss = _loss(model, ids.to(device), weights.to(device))
-        loss.backward()
+    def update(factor: float, *parts: tuple[torch.Tensor, torch.Tensor]) -> float:
+        for ids, weights in parts:
+            loss = _loss(model, ids.to(device), weights.to(device))
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, rate in zip(optimizers, rates):
             for group in optimizer.param_groups:
@@ -273,7 +304,7 @@ def pretrain(
         return loss.item()
 
     for step in range(settings.warmup_steps):
-        loss = update(*id_lists(chat, rng, 48), min(1.0, (step + 1) / 20))
+        loss = update(min(1.0, (step + 1) / 20), id_drill(chat, rng, 48))
         if step % 10 == 0 or step == settings.warmup_steps - 1:
             rows.append({"stage": "copy", "step": step, "tokens": 0, "loss": loss})
             if progress:
@@ -292,8 +323,9 @@ def pretrain(
             mask = torch.tensor(example.agent_mask).float()
             weights[row, :n] = mask + (1 - mask) * settings.observation_weight
         done = seen / settings.tokens
-        # Warm up, hold, then fall linearly over the last 40 %.
-        loss = update(ids, weights, min(1.0, (step + 1) / 20, max(0.02, (1 - done) / 0.4)))
+        # The drill goes on beside the transcripts, which alone would make the model forget it.
+        factor = max(0.02, 1 - done)
+        loss = update(factor, id_drill(chat, rng, 16), (ids, weights))
         seen += sum(len(e.input_ids) for e in batch)
         step += 1
         if step % 10 == 0 or seen >= settings.tokens:
@@ -320,4 +352,5 @@ def pretrain(
         "sha256": {"model.safetensors": checksum},
     }
     (out / "pretrain.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    (out / "README.md").write_text(CARD.format(**facts, **asdict(settings)), encoding="utf-8")
     return model

@@ -79,7 +79,6 @@ def test_a_forgotten_return_is_told(name):
 
 
 def searching_mask(turns):
-    tokens = [token for _, header, content in turns for token in (header, *content)]
     tokens, found, agent = [], [], False
     for role, header, content in turns:
         tokens += [header, *content] + [END] * (role == "assistant")
@@ -120,7 +119,7 @@ WRONG = [
     ("push", lambda margin, beta: -push(margin, beta), "the sign is not"),
     ("push", lambda margin, beta: push(margin, beta) / beta, "that factor is missing"),
     ("push", lambda margin, beta: push(-margin, beta), "must push less"),
-    ("push", lambda margin, beta: -0.3, "Chain|differentiate"),
+    ("push", lambda margin, beta: -0.3, "differentiate"),
     ("action_only", lambda pair: pair, "only the first action may stay"),
     ("action_only", cut_in_place, "has changed"),
     ("action_only", lambda pair: replace(pair, chosen=pair.chosen[:1], rejected=pair.rejected[:1]), "outcome pair"),

@@ -139,7 +139,7 @@ def test_a_broken_file_is_named_with_its_line(finished, tmp_path, capsys):
     assert not (copy / "metrics.csv").exists()
 
 
-def test_parity_data_runs_end_to_end(tmp_path):
+def test_real_records_run_end_to_end(tmp_path):
     """WebShop's own records and goals: from real text to pairs to a trained adapter."""
     root = os.environ.get("IPR_LITE_REAL_DATA")
     if not root:
