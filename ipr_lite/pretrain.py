@@ -3,8 +3,8 @@
 The base must know the language of the worlds and copy names from its context, but it must not be a
 good agent. Its corpus holds transcripts of agents good and bad, in worlds that share no product and
 no task with those we train and test on. Two things made a model of half a million parameters learn
-to copy within minutes on a CPU: a warm-up on lists of ids in changing order, and Muon for the
-weight matrices (AdamW for the rest).
+to copy within minutes on a CPU: drills that isolate it, first on lists of ids, then on single
+choices from a page, and Muon for the weight matrices (AdamW for the rest).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import csv
 import hashlib
 import json
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -72,17 +73,21 @@ class PretrainSettings:
     heads: int = 4
     key_value_heads: int = 2
     context: int = 4096
-    warmup_steps: int = 170
-    """Steps on the drill alone, which teaches copying."""
-    tokens: int = 3_600_000
+    drill_steps: int = 150
+    """Steps on lists of ids, which teach copying."""
+    choice_steps: int = 200
+    """Steps on single choices from result pages, which carry it over to pages."""
+    tokens: int = 1_800_000
     """Transcript tokens to train on."""
     batch_tokens: int = 8192
     matrix_learning_rate: float = 0.02
     """Muon's, for the weight matrices."""
     other_learning_rate: float = 3e-3
     """AdamW's, for embeddings and norms."""
-    observation_weight: float = 0.5
+    observation_weight: float = 0.3
     """Weight of an observation token's loss; an agent token's is 1."""
+    digit_weight: float = 8.0
+    """Weight of a digit's loss in what the agent writes: an id is copied right or not at all."""
     seed: int = 0
 
 
@@ -183,7 +188,8 @@ CARD = """# Model card: the tiny base
 A Llama with {parameters:,} parameters ({layers} layers, width {hidden_size}, {heads} heads) and a
 byte-level tokenizer of {vocab_size} tokens that spells any text; context {context}. Pretrained from
 scratch on {transcripts:,} generated transcripts ({tokens:,} tokens, about {seconds} s on one CPU core
-of a shared machine) of shoppers good and bad, after {warmup_steps} steps of copying ids. Made by
+of a shared machine) of shoppers good and bad, after {drill_steps} steps of copying ids from lists
+and {choice_steps} steps of single choices on result pages. Made by
 `python -m ipr_lite pretrain`; `log.csv` is its log, `pretrain.json` its settings and checksum.
 
 It knows the language of the shop and can copy names from its context. It is not a good agent, and
@@ -205,23 +211,53 @@ def id_drill(chat: Chat, rng: random.Random, rows: int) -> tuple[torch.Tensor, t
     (rows, length) both. Only digits count: which id is picked is chance (weight 0.3), how it goes
     on and the second mention can be copied (weight 1).
     """
-    lists: list[tuple[list[int], list[float]]] = []
+    found = []
     for _ in range(rows):
         names = [f"B{name:04d}" for name in rng.sample(range(10_000), 6)]
         ids = chat.content("".join(f" [SEP] {name}" for name in names))
         weights = [0.0] * len(ids)
         for _ in range(4):
-            text = rng.choice(MENTIONS).format(id=rng.choice(names))
-            part = chat.content(text)
+            part = chat.content(rng.choice(MENTIONS).format(id=rng.choice(names)))
             digits = [i for i, t in enumerate(part) if chat.text([t]).isdigit()]
             ids += part
-            weights += [(0.3 if i == digits[0] else 1.0) if i in digits else 0.0 for i in range(len(part))]
-        lists.append((ids, weights))
-    width = max(len(ids) for ids, _ in lists)
-    pad = chat.tokenizer.pad_token_id
+            weights += [(0.3 if i == digits[0] else 1.0) * (i in digits) for i in range(len(part))]
+        found.append((ids, weights))
+    return padded(found, chat.tokenizer.pad_token_id)
+
+
+def choices(chat: Chat, conversations: list[list[Message]]) -> list[tuple[list[int], list[float]]]:
+    """The moves from a result page to an item, each alone with its page: ids and loss weights.
+
+    Digits weigh 1, the agent's other tokens 0.1: in a whole transcript the few tokens of an id are
+    lost among hundreds that are easier to learn.
+    """
+    found = []
+    for talk in conversations:
+        for page, move in zip(talk, talk[1:]):
+            name = re.search(r"click\[(B\d{4})\]", move["content"])
+            if move["role"] == "assistant" and name and name[1] in page["content"]:
+                encoded = chat.encode([talk[0], page, move])
+                digits = [chat.text([t]).isdigit() for t in encoded.input_ids]
+                weights = [m * (1.0 if d else 0.1) for m, d in zip(encoded.agent_mask, digits)]
+                found.append((encoded.input_ids, weights))
+    return found
+
+
+def token_weights(chat: Chat, example: Encoded, settings: PretrainSettings) -> list[float]:
+    """The loss weight of every token of a transcript."""
+    weight = {True: settings.digit_weight, False: 1.0}
+    return [
+        weight[chat.text([token]).isdigit()] if agent else settings.observation_weight
+        for token, agent in zip(example.input_ids, example.agent_mask)
+    ]
+
+
+def padded(rows: list[tuple[list[int], list[float]]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of ids and weights as two (rows, longest) tensors."""
+    width = max(len(ids) for ids, _ in rows)
     return (
-        torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in lists]),
-        torch.tensor([weights + [0.0] * (width - len(weights)) for _, weights in lists]),
+        torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows]),
+        torch.tensor([weights + [0.0] * (width - len(weights)) for _, weights in rows]),
     )
 
 
@@ -240,6 +276,23 @@ def batches(examples: list[Encoded], batch_tokens: int, rng: random.Random) -> I
         yield from groups
 
 
+def architecture(tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings) -> LlamaConfig:
+    """A small Llama with tied embeddings."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.intermediate_size,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.key_value_heads,
+        max_position_embeddings=settings.context,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+
+
 def _loss(model, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Weighted mean negative log-likelihood of tokens 1.. given those before them."""
     logits = model(input_ids=ids).logits[:, :-1]
@@ -256,29 +309,21 @@ def pretrain(
     settings: PretrainSettings,
     out: Path,
     progress: Callable[[int, int, float], None] | None = None,
+    start: Path | None = None,
 ) -> LlamaForCausalLM:
     """Train the tiny base and write it to `out`: model, tokenizer, log.csv, settings, checksum.
 
-    `progress(done, total, loss)` counts tokens of transcripts.
+    `progress(done, total, loss)` counts tokens of transcripts. `start` is the folder of a base to go
+    on from (its tokenizer is `tokenizer`; the drills are behind it); its log is kept in front.
     """
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
     chat = Chat(tokenizer)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=settings.hidden_size,
-            intermediate_size=settings.intermediate_size,
-            num_hidden_layers=settings.layers,
-            num_attention_heads=settings.heads,
-            num_key_value_heads=settings.key_value_heads,
-            max_position_embeddings=settings.context,
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-        )
-    )
+    if start:
+        model = LlamaForCausalLM.from_pretrained(start)
+        settings = replace(settings, drill_steps=0, choice_steps=0)
+    else:
+        model = LlamaForCausalLM(architecture(tokenizer, settings))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
@@ -303,48 +348,50 @@ def pretrain(
             optimizer.zero_grad(set_to_none=True)
         return loss.item()
 
-    for step in range(settings.warmup_steps):
-        loss = update(min(1.0, (step + 1) / 20), id_drill(chat, rng, 48))
-        if step % 10 == 0 or step == settings.warmup_steps - 1:
-            rows.append({"stage": "copy", "step": step, "tokens": 0, "loss": loss})
-            if progress:
-                progress(0, settings.tokens, loss)
+    def note(stage: str, step: int, loss: float):
+        rows.append({"stage": stage, "step": step, "tokens": seen, "loss": loss})
+        if progress:
+            progress(seen, settings.tokens, loss)
+
+    seen = 0
+    for step in range(1, settings.drill_steps + 1):
+        loss = update(min(1.0, step / 20), id_drill(chat, rng, 48))
+        if step % 10 == 0:
+            note("drill", step, loss)
+
+    pad = tokenizer.pad_token_id
+    single = choices(chat, conversations)
+    for step in range(1, settings.choice_steps + 1):
+        loss = update(min(1.0, 1.2 - step / settings.choice_steps), padded(rng.sample(single, 32), pad))
+        if step % 10 == 0:
+            note("choices", step, loss)
 
     examples = [chat.encode(messages) for messages in conversations]
     examples = [e for e in examples if len(e.input_ids) <= settings.context]
-    seen = step = 0
-    for batch in batches(examples, settings.batch_tokens, rng):
-        width = max(len(e.input_ids) for e in batch)
-        ids = torch.full((len(batch), width), tokenizer.pad_token_id)
-        weights = torch.zeros(ids.shape)
-        for row, example in enumerate(batch):
-            n = len(example.input_ids)
-            ids[row, :n] = torch.tensor(example.input_ids)
-            mask = torch.tensor(example.agent_mask).float()
-            weights[row, :n] = mask + (1 - mask) * settings.observation_weight
-        done = seen / settings.tokens
-        # The drill goes on beside the transcripts, which alone would make the model forget it.
-        factor = max(0.02, 1 - done)
-        loss = update(factor, id_drill(chat, rng, 16), (ids, weights))
+    for step, batch in enumerate(batches(examples, settings.batch_tokens, rng), start=1):
+        talks = [(e.input_ids, token_weights(chat, e, settings)) for e in batch]
+        # Single choices go on beside the transcripts, which alone would make the model forget.
+        factor = min(1.0, step / 20) * max(0.02, 1 - seen / settings.tokens)
+        loss = update(factor, padded(rng.sample(single, 8), pad), padded(talks, pad))
         seen += sum(len(e.input_ids) for e in batch)
-        step += 1
         if step % 10 == 0 or seen >= settings.tokens:
-            rows.append({"stage": "transcripts", "step": step, "tokens": seen, "loss": loss})
-            if progress:
-                progress(seen, settings.tokens, loss)
+            note("transcripts", step, loss)
         if seen >= settings.tokens:
             break
 
     out.mkdir(parents=True, exist_ok=True)
     model.to("cpu").eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
+    before = (start / "log.csv").read_text(encoding="utf-8").splitlines()[1:] if start else []
     with open(out / "log.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["stage", "step", "tokens", "loss"], lineterminator="\n")
         writer.writeheader()
+        file.writelines(line + "\n" for line in before)
         writer.writerows({**row, "loss": f"{row['loss']:.4f}"} for row in rows)
     checksum = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
     facts = {
         "settings": asdict(settings),
+        "before": json.loads((start / "pretrain.json").read_text(encoding="utf-8")) if start else None,
         "parameters": sum(p.numel() for p in model.parameters()),
         "transcripts": len(examples),
         "seconds": round(time.time() - started),
