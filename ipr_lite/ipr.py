@@ -85,7 +85,7 @@ class Config:
     model: str | None = None
     precision: str = "nf4"
     seed: int = 0
-    demonstrations: int = 240
+    demonstrations: int = 160
     """Expert trajectories to clone (fewer where the world has fewer tasks)."""
     keep: float = 0.5
     """A demonstration is kept if its outcome reward is at least this (the paper: 0.7, WebShop)."""
@@ -99,9 +99,9 @@ class Config:
     tau_outcome: float = 0.01
     both_directions: bool = True
     action_only: bool = False
-    updates: int = 40
+    updates: int = 30
     """Of preference training, in one iteration."""
-    batch_size: int = 16
+    batch_size: int = 8
     learning_rate: float | None = None
     """Of preference training; None: the scale's."""
     beta: float = 0.1
@@ -556,7 +556,7 @@ def plan(run: Run) -> str:
         f"{updates} updates and {episodes} evaluation episodes in all",
     ]
     if c.scale == "tiny":
-        seconds = 0.6 * updates + (c.iterations * (starts + rollouts) + episodes) / 30
+        seconds = 1.5 * updates + (c.iterations * (starts + rollouts) + episodes) / 15
         lines.append(f"about {max(1, round(seconds / 60))} minutes on 2 CPU cores")
     return "\n".join(lines)
 

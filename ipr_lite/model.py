@@ -10,6 +10,7 @@ full precision; a role is switched by the adapter's name.
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from dataclasses import dataclass, replace
@@ -155,6 +156,20 @@ def save_adapter(policy: PeftModel, folder: Path, name: str = "default") -> None
     set_adapter_weights(policy, weights, "default")
     policy.save_pretrained(str(folder), selected_adapters=["default"])
     set_adapter_weights(policy, current, "default")
+    # peft writes where the base lies on this machine, and a model card to fill in by hand.
+    (Path(folder) / "README.md").unlink(missing_ok=True)
+    path = Path(folder) / "adapter_config.json"
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    facts["base_model_name_or_path"] = portable(facts["base_model_name_or_path"])
+    path.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def portable(model: str) -> str:
+    """The name of a model without the machine's path: `data/tiny-base`, or a folder's last name."""
+    folder = Path(model)
+    if folder == TINY_BASE:
+        return "data/tiny-base"
+    return folder.name if folder.is_absolute() else model
 
 
 def load_adapter_weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 QUIET = {
     "CUDA_VISIBLE_DEVICES": "",
     "HF_HUB_OFFLINE": "1",
+    "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm's, where ipywidgets is not installed
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
 }
