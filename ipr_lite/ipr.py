@@ -203,7 +203,9 @@ class Run:
 
     def _bar(self, what: str):
         """A progress callback (done, total) that draws a bar with the time left."""
-        bar = tqdm(desc=what, disable=self.quiet, leave=False, total=1)
+        # `disable` is left out where bars are wanted, so that TQDM_DISABLE still silences them.
+        off = {"disable": True} if self.quiet else {}
+        bar = tqdm(desc=what, leave=False, total=1, **off)
 
         def show(done: int, total: int):
             bar.total = total
