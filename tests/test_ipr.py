@@ -145,13 +145,13 @@ def test_real_records_run_end_to_end(tmp_path):
     if not root:
         pytest.skip("IPR_LITE_REAL_DATA is unset: the real WebShop records are not at hand")
     config = replace(
-        SMALL, data=str(Path(root) / "webshop" / "three_files"), demonstrations=8, iterations=1, keep=0.1
+        SMALL, data=str(Path(root) / "webshop" / "three_files"), demonstrations=3, samples=1, iterations=1, keep=0.1
     )
     folder = tmp_path / "real"
     one = Run(config, folder, quiet=True)
     one.train(1)
     pairs = read_pairs(folder / "iteration-1" / "pairs.jsonl")
-    assert len(pairs) >= 4
+    assert pairs
     explored = [e.trajectory for e in one.explorations(1)]
     fit = sum(not t.extra.get("overflow") for t in explored) / len(explored)
     assert fit >= 0.7
