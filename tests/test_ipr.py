@@ -1,19 +1,16 @@
 """The whole loop, small, on the shipped base: resumable, repeatable, honest about failure."""
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from ipr_lite import ipr
 from ipr_lite.__main__ import main
 from ipr_lite.evaluation import read_metrics
 from ipr_lite.ipr import Config, NoPairs, Run, run
-from ipr_lite.records import read_pairs
 
 SMALL = Config(demonstrations=24, sft_epochs=1, iterations=2, samples=2, updates=3, dev=6, test=6, showcase=2)
 
@@ -137,23 +134,3 @@ def test_a_broken_file_is_named_with_its_line(finished, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "demonstrations.jsonl" in error and "line 5" in error and "reward" in error
     assert not (copy / "metrics.csv").exists()
-
-
-def test_real_records_run_end_to_end(tmp_path):
-    """WebShop's own records and goals: from real text to pairs to a trained adapter."""
-    root = os.environ.get("IPR_LITE_REAL_DATA")
-    if not root:
-        pytest.skip("IPR_LITE_REAL_DATA is unset: the real WebShop records are not at hand")
-    config = replace(
-        SMALL, data=str(Path(root) / "webshop" / "three_files"), demonstrations=3, samples=1, iterations=1, keep=0.1
-    )
-    folder = tmp_path / "real"
-    one = Run(config, folder, quiet=True)
-    one.train(1)
-    pairs = read_pairs(folder / "iteration-1" / "pairs.jsonl")
-    assert pairs
-    explored = [e.trajectory for e in one.explorations(1)]
-    fit = sum(not t.extra.get("overflow") for t in explored) / len(explored)
-    assert fit >= 0.7
-    weights = one.load(folder / "iteration-1" / "adapter")
-    assert any(not torch.equal(weights[k], v) for k, v in one.sft().items())
