@@ -71,7 +71,6 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--results", type=Path, help="the results file to write")
     base = commands.add_parser("pretrain", help="make the tiny base model anew")
     base.add_argument("--out", type=Path, default=None, help="default: data/tiny-base")
-    base.add_argument("--start", type=Path, help="the folder of a base to go on from")
     base.add_argument("--tokens", type=int, help="transcript tokens to train on")
     base.add_argument("--seed", type=int, default=0)
     base.add_argument("--threads", type=int)
@@ -193,17 +192,14 @@ def do_pretrain(options) -> int:
     from tqdm.auto import tqdm
 
     from ipr_lite import pretrain as p
-    from ipr_lite.model import TINY_BASE, load_tokenizer
+    from ipr_lite.model import TINY_BASE
 
     settings = p.PretrainSettings(seed=options.seed)
     if options.tokens:
         settings = replace(settings, tokens=options.tokens)
     conversations = p.corpus(settings)
-    if options.start:
-        tokenizer = load_tokenizer(str(options.start))
-    else:
-        texts = p.tokenizer_texts(conversations)
-        tokenizer = p.train_tokenizer(texts, settings.vocab_size, settings.context)
+    texts = p.tokenizer_texts(conversations)
+    tokenizer = p.train_tokenizer(texts, settings.vocab_size, settings.context)
     bar = tqdm(desc="pretrain", total=settings.tokens, unit="token", unit_scale=True)
 
     def show(done: int, total: int, loss: float):
@@ -211,7 +207,7 @@ def do_pretrain(options) -> int:
         bar.update(min(done, total) - bar.n)
 
     out = options.out or TINY_BASE
-    p.pretrain(conversations, tokenizer, settings, out, show, options.start)
+    p.pretrain(conversations, tokenizer, settings, out, show)
     bar.close()
     print(f"base model: {out}")
     return 0

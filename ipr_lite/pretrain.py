@@ -3,8 +3,8 @@
 The base must know the language of the worlds and copy names from its context, but it must not be a
 good agent. Its corpus holds transcripts of agents good and bad, in worlds that share no product and
 no task with those we train and test on. Two things made a model of half a million parameters learn
-to copy within minutes on a CPU: drills that isolate it, first on lists of ids, then on single
-choices from a page, and Muon for the weight matrices (AdamW for the rest).
+to copy within minutes on a CPU: an induction head written by hand (`induction.py`), warmed up on
+repeated strings, and Muon for the weight matrices (AdamW for the rest).
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import csv
 import hashlib
 import json
 import random
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -25,6 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ipr_lite.chat import Chat, Encoded
 from ipr_lite.envs.shop_experts import transcripts
+from ipr_lite.induction import start_with_induction
 from ipr_lite.trajectory import Message
 
 CHAT_TEMPLATE = (
@@ -73,10 +73,10 @@ class PretrainSettings:
     heads: int = 4
     key_value_heads: int = 2
     context: int = 4096
-    drill_steps: int = 150
-    """Steps on lists of ids, which teach copying."""
-    choice_steps: int = 200
-    """Steps on single choices from result pages, which carry it over to pages."""
+    head_dim: int = 64
+    rope_theta: float = 1e6
+    warm_up_steps: int = 60
+    """Steps on repeated random strings, which turn the written induction head into a sharp one."""
     tokens: int = 1_800_000
     """Transcript tokens to train on."""
     batch_tokens: int = 8192
@@ -188,8 +188,8 @@ CARD = """# Model card: the tiny base
 A Llama with {parameters:,} parameters ({layers} layers, width {hidden_size}, {heads} heads) and a
 byte-level tokenizer of {vocab_size} tokens that spells any text; context {context}. Pretrained from
 scratch on {transcripts:,} generated transcripts ({tokens:,} tokens, about {seconds} s on one CPU core
-of a shared machine) of shoppers good and bad, after {drill_steps} steps of copying ids from lists
-and {choice_steps} steps of single choices on result pages. Made by
+of a shared machine) of shoppers good and bad, after {warm_up_steps} steps of repeated random strings
+from a start with an induction head written by hand (`ipr_lite/induction.py`). Made by
 `python -m ipr_lite pretrain`; `log.csv` is its log, `pretrain.json` its settings and checksum.
 
 It knows the language of the shop and can copy names from its context. It is not a good agent, and
@@ -197,50 +197,18 @@ nothing else: no English, no facts. Its corpus shares no product, brand, id or t
 that agents are trained and tested in. Licence: Apache-2.0.
 """
 
-MENTIONS = (
-    "Thought: I think {id} is right.\nAction: click[{id}]",
-    "Thought: {id} looks like what I want.\nAction: click[{id}]",
-    "Thought: The one named {id} fits.\nAction: click[{id}]",
-    " [SEP] {id} [SEP] it [SEP] {id}",
-)
 
+def repeated_strings(vocab_size: int, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
+    """Strings of 8 to 64 random tokens, each four times over: ids and loss weights, (rows, length).
 
-def id_drill(chat: Chat, rng: random.Random, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A list of six ids, then messages that pick one and name it twice: ids and loss weights.
-
-    (rows, length) both. Only digits count: which id is picked is chance (weight 0.3), how it goes
-    on and the second mention can be copied (weight 1).
+    The first time round nothing can be known, so its weight is 0.
     """
-    found = []
-    for _ in range(rows):
-        names = [f"B{name:04d}" for name in rng.sample(range(10_000), 6)]
-        ids = chat.content("".join(f" [SEP] {name}" for name in names))
-        weights = [0.0] * len(ids)
-        for _ in range(4):
-            part = chat.content(rng.choice(MENTIONS).format(id=rng.choice(names)))
-            digits = [i for i, t in enumerate(part) if chat.text([t]).isdigit()]
-            ids += part
-            weights += [(0.3 if i == digits[0] else 1.0) * (i in digits) for i in range(len(part))]
-        found.append((ids, weights))
-    return padded(found, chat.tokenizer.pad_token_id)
-
-
-def choices(chat: Chat, conversations: list[list[Message]]) -> list[tuple[list[int], list[float]]]:
-    """The moves from a result page to an item, each alone with its page: ids and loss weights.
-
-    Digits weigh 1, the agent's other tokens 0.1: in a whole transcript the few tokens of an id are
-    lost among hundreds that are easier to learn.
-    """
-    found = []
-    for talk in conversations:
-        for page, move in zip(talk, talk[1:]):
-            name = re.search(r"click\[(B\d{4})\]", move["content"])
-            if move["role"] == "assistant" and name and name[1] in page["content"]:
-                encoded = chat.encode([talk[0], page, move])
-                digits = [chat.text([t]).isdigit() for t in encoded.input_ids]
-                weights = [m * (1.0 if d else 0.1) for m, d in zip(encoded.agent_mask, digits)]
-                found.append((encoded.input_ids, weights))
-    return found
+    length = rng.randint(8, 64)
+    rows = [rng.choices(range(vocab_size), k=length) * 4 for _ in range(6144 // (4 * length))]
+    ids = torch.tensor(rows)
+    weights = torch.ones(ids.shape)
+    weights[:, :length] = 0
+    return ids, weights
 
 
 def token_weights(chat: Chat, example: Encoded, settings: PretrainSettings) -> list[float]:
@@ -285,6 +253,9 @@ def architecture(tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings)
         num_hidden_layers=settings.layers,
         num_attention_heads=settings.heads,
         num_key_value_heads=settings.key_value_heads,
+        head_dim=settings.head_dim,
+        attention_bias=True,
+        rope_parameters={"rope_type": "default", "rope_theta": settings.rope_theta},
         max_position_embeddings=settings.context,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
@@ -309,21 +280,16 @@ def pretrain(
     settings: PretrainSettings,
     out: Path,
     progress: Callable[[int, int, float], None] | None = None,
-    start: Path | None = None,
 ) -> LlamaForCausalLM:
     """Train the tiny base and write it to `out`: model, tokenizer, log.csv, settings, checksum.
 
-    `progress(done, total, loss)` counts tokens of transcripts. `start` is the folder of a base to go
-    on from (its tokenizer is `tokenizer`; the drills are behind it); its log is kept in front.
+    `progress(done, total, loss)` counts tokens of transcripts.
     """
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
     chat = Chat(tokenizer)
-    if start:
-        model = LlamaForCausalLM.from_pretrained(start)
-        settings = replace(settings, drill_steps=0, choice_steps=0)
-    else:
-        model = LlamaForCausalLM(architecture(tokenizer, settings))
+    model = LlamaForCausalLM(architecture(tokenizer, settings))
+    start_with_induction(model, settings.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
@@ -336,10 +302,9 @@ def pretrain(
     rows: list[dict] = []
     started = time.time()
 
-    def update(factor: float, *parts: tuple[torch.Tensor, torch.Tensor]) -> float:
-        for ids, weights in parts:
-            loss = _loss(model, ids.to(device), weights.to(device))
-            loss.backward()
+    def update(factor: float, ids: torch.Tensor, weights: torch.Tensor) -> float:
+        loss = _loss(model, ids.to(device), weights.to(device))
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, rate in zip(optimizers, rates):
             for group in optimizer.param_groups:
@@ -354,25 +319,17 @@ def pretrain(
             progress(seen, settings.tokens, loss)
 
     seen = 0
-    for step in range(1, settings.drill_steps + 1):
-        loss = update(min(1.0, step / 20), id_drill(chat, rng, 48))
+    for step in range(1, settings.warm_up_steps + 1):
+        loss = update(min(1.0, step / 20), *repeated_strings(len(tokenizer), rng))
         if step % 10 == 0:
-            note("drill", step, loss)
-
-    pad = tokenizer.pad_token_id
-    single = choices(chat, conversations)
-    for step in range(1, settings.choice_steps + 1):
-        loss = update(min(1.0, 1.2 - step / settings.choice_steps), padded(rng.sample(single, 32), pad))
-        if step % 10 == 0:
-            note("choices", step, loss)
+            note("repeated strings", step, loss)
 
     examples = [chat.encode(messages) for messages in conversations]
     examples = [e for e in examples if len(e.input_ids) <= settings.context]
     for step, batch in enumerate(batches(examples, settings.batch_tokens, rng), start=1):
         talks = [(e.input_ids, token_weights(chat, e, settings)) for e in batch]
-        # Single choices go on beside the transcripts, which alone would make the model forget.
         factor = min(1.0, step / 20) * max(0.02, 1 - seen / settings.tokens)
-        loss = update(factor, padded(rng.sample(single, 8), pad), padded(talks, pad))
+        loss = update(factor, *padded(talks, tokenizer.pad_token_id))
         seen += sum(len(e.input_ids) for e in batch)
         if step % 10 == 0 or seen >= settings.tokens:
             note("transcripts", step, loss)
@@ -382,16 +339,13 @@ def pretrain(
     out.mkdir(parents=True, exist_ok=True)
     model.to("cpu").eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
-    before = (start / "log.csv").read_text(encoding="utf-8").splitlines()[1:] if start else []
     with open(out / "log.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["stage", "step", "tokens", "loss"], lineterminator="\n")
         writer.writeheader()
-        file.writelines(line + "\n" for line in before)
         writer.writerows({**row, "loss": f"{row['loss']:.4f}"} for row in rows)
     checksum = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
     facts = {
         "settings": asdict(settings),
-        "before": json.loads((start / "pretrain.json").read_text(encoding="utf-8")) if start else None,
         "parameters": sum(p.numel() for p in model.parameters()),
         "transcripts": len(examples),
         "seconds": round(time.time() - started),

@@ -138,10 +138,10 @@ def test_the_batch_size_does_not_change_what_is_sampled(model, chat):
 
 
 def test_sampling_has_the_models_distribution(model, chat):
-    n = 600
+    n = 2000
     start = episodes(1)[0]
     many = [Episode(start.env.clone(), start.task, start.messages, seed) for seed in range(n)]
-    played = player(model, chat, temperature=1.0, max_new_tokens=1, batch_size=100).play(many)
+    played = player(model, chat, temperature=1.0, max_new_tokens=1, batch_size=200).play(many)
     with torch.no_grad():
         logits = model(torch.tensor([chat.prompt(start.messages)])).logits[0, -1]
     expected = logits.double().softmax(-1) * n
