@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--iteration", type=int, default=1)
         if name == "compare":
             command.add_argument("--seeds", default="0-9", help="such as 0-9 or 0,3,5")
-            command.add_argument("--results", type=Path, help="the results file to write")
+            command.add_argument("--results", type=Path, help="the results file to add to")
     base = commands.add_parser("pretrain", help="make the tiny base model anew")
     base.add_argument("--out", type=Path, default=None, help="default: data/tiny-base")
     base.add_argument("--tokens", type=int, help="transcript tokens to train on")
@@ -176,13 +176,13 @@ def do_stage(options) -> int:
 
 def do_compare(options) -> int:
     from ipr_lite.compare import compare
-    from ipr_lite.evaluation import effect_markdown, effect_table, read_results, write_results
+    from ipr_lite.evaluation import add_results, effect_markdown, effect_table, read_results
 
     config = config_of(options)
     rows = compare(config, seeds_of(options.seeds), folder_of(options, config))
     path = options.results or Path("data") / "results" / f"{config.env}_effect.csv"
     command = "python -m ipr_lite " + " ".join(sys.argv[1:])
-    write_results(path, rows, command)
+    add_results(path, rows, command)
     print(effect_markdown(effect_table(read_results(path))))
     print(f"results: {path}")
     return 0

@@ -128,13 +128,24 @@ def read_metrics(path: str | Path) -> list[dict]:
     return _read_csv(path, METRICS).to_dict("records")
 
 
-def write_results(path: str | Path, rows: Sequence[dict] | pd.DataFrame, command: str) -> Path:
-    """Write a results file: `# ` and the command that made it, `# schema`, then the rows in the order given."""
-    if isinstance(rows, pd.DataFrame):
-        rows = rows.to_dict("records")
+def add_results(path: str | Path, rows: Sequence[dict], command: str) -> Path:
+    """Put rows into a results file, new or beside what other commands put there.
+
+    A row of the same run and agent is replaced. The first lines, after `# `, are the commands that
+    made the file and its schema. Raises DataError for rows that do not make a table.
+    """
     if "\n" in command:
         raise DataError(f"{path}: the command has a line break; write it in one line")
-    return _write_csv(path, rows, RESULTS, command, f"schema {SCHEMA_VERSION}")
+    path, rows, commands = Path(path), list(rows), [command]
+    if path.exists():
+        keys = ["env", "method", "setting", "seed", "iteration", "split", "precision", "scale"]
+        mine = {tuple(row[key] for key in keys) for row in rows}
+        old = read_results(path).to_dict("records")
+        rows = [row for row in old if tuple(row[key] for key in keys) not in mine] + rows
+        lines = path.read_text(encoding="utf-8").splitlines()
+        made = [line[2:] for line in lines if line.startswith("# ") and not line.startswith("# schema")]
+        commands = [*made, *({command} - set(made))]
+    return _write_csv(path, rows, RESULTS, *commands, f"schema {SCHEMA_VERSION}")
 
 
 def read_results(path: str | Path) -> pd.DataFrame:
@@ -222,10 +233,11 @@ def effect_table(results: pd.DataFrame, baseline: str = "sft", split: str = "tes
 def effect_markdown(table: pd.DataFrame) -> str:
     """An effect table as Markdown, readable as plain text."""
     baseline = table.attrs.get("baseline", "baseline")
-    header = ("method", "env", "setting", "seeds", "reward", "95 % interval", f"minus {baseline}", "95 % interval", "pairs")
+    header = ("method", "env", "setting", "precision", "seeds", "reward", "95 % interval", f"minus {baseline}", "95 % interval", "pairs")
     rows = [
         (
-            row.method, row.env, row.setting, row.seeds, show(row.mean), show_interval(row.low, row.high),
+            row.method, row.env, row.setting, row.precision, row.seeds, show(row.mean),
+            show_interval(row.low, row.high),
             "" if row.method == baseline else show_signed(row.difference),
             "" if row.method == baseline else show_interval(row.difference_low, row.difference_high),
             row.pairs,

@@ -1,10 +1,10 @@
-"""How the tiny base model was made: tokenizer, a warm-up in copying, transcripts of mixed quality.
+"""How the tiny base model was made: tokenizer, a start that copies, transcripts.
 
 The base must know the language of the worlds and copy names from its context, but it must not be a
 good agent. Its corpus holds transcripts of agents good and bad, in worlds that share no product and
 no task with those we train and test on. Two things made a model of half a million parameters learn
-to copy within minutes on a CPU: an induction head written by hand (`induction.py`), warmed up on
-repeated strings, and Muon for the weight matrices (AdamW for the rest).
+to copy within minutes on a CPU: a start with an induction head written by hand (`induction.py`), and
+Muon for the weight matrices (AdamW for the rest).
 """
 
 from __future__ import annotations
@@ -75,8 +75,6 @@ class PretrainSettings:
     context: int = 4096
     head_dim: int = 64
     rope_theta: float = 1e6
-    warm_up_steps: int = 60
-    """Steps on repeated random strings, which turn the written induction head into a sharp one."""
     tokens: int = 1_800_000
     """Transcript tokens to train on."""
     batch_tokens: int = 8192
@@ -188,27 +186,13 @@ CARD = """# Model card: the tiny base
 A Llama with {parameters:,} parameters ({layers} layers, width {hidden_size}, {heads} heads) and a
 byte-level tokenizer of {vocab_size} tokens that spells any text; context {context}. Pretrained from
 scratch on {transcripts:,} generated transcripts ({tokens:,} tokens, about {seconds} s on one CPU core
-of a shared machine) of shoppers good and bad, after {warm_up_steps} steps of repeated random strings
-from a start with an induction head written by hand (`ipr_lite/induction.py`). Made by
-`python -m ipr_lite pretrain`; `log.csv` is its log, `pretrain.json` its settings and checksum.
+of a shared machine) of shoppers good and bad, from a start with an induction head written by hand
+(`ipr_lite/induction.py`). Made by `python -m ipr_lite pretrain`; `log.csv` is its log, `pretrain.json` its settings and checksum.
 
 It knows the language of the shop and can copy names from its context. It is not a good agent, and
 nothing else: no English, no facts. Its corpus shares no product, brand, id or task with the shop
 that agents are trained and tested in. Licence: Apache-2.0.
 """
-
-
-def repeated_strings(vocab_size: int, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
-    """Strings of 8 to 64 random tokens, each four times over: ids and loss weights, (rows, length).
-
-    The first time round nothing can be known, so its weight is 0.
-    """
-    length = rng.randint(8, 64)
-    rows = [rng.choices(range(vocab_size), k=length) * 4 for _ in range(6144 // (4 * length))]
-    ids = torch.tensor(rows)
-    weights = torch.ones(ids.shape)
-    weights[:, :length] = 0
-    return ids, weights
 
 
 def token_weights(chat: Chat, example: Encoded, settings: PretrainSettings) -> list[float]:
@@ -302,7 +286,13 @@ def pretrain(
     rows: list[dict] = []
     started = time.time()
 
-    def update(factor: float, ids: torch.Tensor, weights: torch.Tensor) -> float:
+    seen = 0
+    examples = [chat.encode(messages) for messages in conversations]
+    examples = [e for e in examples if len(e.input_ids) <= settings.context]
+    for step, batch in enumerate(batches(examples, settings.batch_tokens, rng), start=1):
+        talks = [(e.input_ids, token_weights(chat, e, settings)) for e in batch]
+        factor = min(1.0, step / 20) * max(0.02, 1 - seen / settings.tokens)
+        ids, weights = padded(talks, tokenizer.pad_token_id)
         loss = _loss(model, ids.to(device), weights.to(device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -311,28 +301,11 @@ def pretrain(
                 group["lr"] = rate * factor
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return loss.item()
-
-    def note(stage: str, step: int, loss: float):
-        rows.append({"stage": stage, "step": step, "tokens": seen, "loss": loss})
-        if progress:
-            progress(seen, settings.tokens, loss)
-
-    seen = 0
-    for step in range(1, settings.warm_up_steps + 1):
-        loss = update(min(1.0, step / 20), *repeated_strings(len(tokenizer), rng))
-        if step % 10 == 0:
-            note("repeated strings", step, loss)
-
-    examples = [chat.encode(messages) for messages in conversations]
-    examples = [e for e in examples if len(e.input_ids) <= settings.context]
-    for step, batch in enumerate(batches(examples, settings.batch_tokens, rng), start=1):
-        talks = [(e.input_ids, token_weights(chat, e, settings)) for e in batch]
-        factor = min(1.0, step / 20) * max(0.02, 1 - seen / settings.tokens)
-        loss = update(factor, *padded(talks, tokenizer.pad_token_id))
         seen += sum(len(e.input_ids) for e in batch)
         if step % 10 == 0 or seen >= settings.tokens:
-            note("transcripts", step, loss)
+            rows.append({"step": step, "tokens": seen, "loss": f"{loss.item():.4f}"})
+            if progress:
+                progress(seen, settings.tokens, loss.item())
         if seen >= settings.tokens:
             break
 
@@ -340,9 +313,9 @@ def pretrain(
     model.to("cpu").eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
     with open(out / "log.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["stage", "step", "tokens", "loss"], lineterminator="\n")
+        writer = csv.DictWriter(file, ["step", "tokens", "loss"], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**row, "loss": f"{row['loss']:.4f}"} for row in rows)
+        writer.writerows(rows)
     checksum = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
     facts = {
         "settings": asdict(settings),

@@ -7,6 +7,7 @@ import pytest
 
 from ipr_lite.evaluation import (
     METRICS,
+    add_results,
     agent_order,
     compare_agents,
     effect_markdown,
@@ -19,7 +20,6 @@ from ipr_lite.evaluation import (
     summarize,
     t_quantile,
     write_metrics,
-    write_results,
 )
 from ipr_lite.trajectory import DataError, Task, Trajectory
 
@@ -131,12 +131,12 @@ def results() -> list[dict]:
 
 def test_results_survive_a_round_trip_behind_their_command(tmp_path):
     command = 'python -m ipr_lite compare --out "my, runs" # note'
-    path = write_results(tmp_path / "main.csv", results(), command)
+    path = add_results(tmp_path / "main.csv", results(), command)
     assert path.read_text(encoding="utf-8").splitlines()[0] == "# " + command
     found = read_results(path)
     assert found.to_dict("records") == results()
     first = path.read_bytes()
-    assert write_results(path, found, command).read_bytes() == first
+    assert add_results(path, found.to_dict("records"), command).read_bytes() == first
 
 
 @pytest.mark.parametrize(
@@ -145,14 +145,14 @@ def test_results_survive_a_round_trip_behind_their_command(tmp_path):
 )
 def test_a_cell_that_would_break_the_table_is_refused(tmp_path, change, message):
     with pytest.raises(DataError, match=message):
-        write_results(tmp_path / "a.csv", [{**results()[0], **change}], "x")
+        add_results(tmp_path / "a.csv", [{**results()[0], **change}], "x")
 
 
 def test_a_table_without_a_column_is_refused(tmp_path):
     row = results()[0]
     del row["tokens"]
     with pytest.raises(DataError, match="row 1: no tokens"):
-        write_results(tmp_path / "a.csv", [row], "x")
+        add_results(tmp_path / "a.csv", [row], "x")
     path = tmp_path / "b.csv"
     path.write_text("agent,split\nsft,test\n", encoding="utf-8")
     with pytest.raises(DataError, match="b.csv: no column n, reward"):
@@ -160,6 +160,16 @@ def test_a_table_without_a_column_is_refused(tmp_path):
     path.write_text("", encoding="utf-8")
     with pytest.raises(DataError, match="not a table"):
         read_metrics(path)
+
+
+def test_results_of_two_commands_stand_side_by_side_and_a_second_run_replaces_the_first(tmp_path):
+    path = add_results(tmp_path / "main.csv", [result("sft", 0, 0.5)], "compare nf4")
+    add_results(path, [result("sft", 0, 0.6, precision="full")], "compare full")
+    add_results(path, [result("sft", 0, 0.7)], "compare nf4")
+    found = read_results(path)
+    assert sorted(zip(found["precision"], found["reward"])) == [("full", 0.6), ("nf4", 0.7)]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[:2] == ["# compare nf4", "# compare full"] and lines[2].startswith("# schema")
 
 
 def test_effects_are_paired_by_seed_with_the_baseline_of_the_setting_or_the_default():
