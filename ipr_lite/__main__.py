@@ -25,7 +25,7 @@ STAGES = ("sft", "explore", "score", "pairs", "train", "evaluate")
 
 def parser() -> argparse.ArgumentParser:
     """All commands share the options of `Config`; a stage command adds --iteration."""
-    from ipr_lite.ipr import Config
+    from ipr_lite.config import Config
 
     main = argparse.ArgumentParser(
         prog="python -m ipr_lite",
@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
 
 def config_of(options: argparse.Namespace):
     """The Config that the options say; --quick first, what is given by hand on top."""
-    from ipr_lite.ipr import QUICK, Config
+    from ipr_lite.config import QUICK, Config
 
     given = {f.name: getattr(options, f.name) for f in fields(Config)}
     config = Config(**given)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ipr_lite import envs
 from ipr_lite.baselines import METHODS
+from ipr_lite.config import Config
 from ipr_lite.evaluation import summarize
-from ipr_lite.ipr import Config, Run
+from ipr_lite.ipr import Run
 from ipr_lite.jsonl import write_whole
 from ipr_lite.trajectory import read_trajectories, write_trajectories
 

@@ -8,26 +8,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 import random
-import shutil
-import subprocess
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
-from importlib.metadata import version
+from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import fmean
 
 import torch
 from tqdm.auto import tqdm
 
 from ipr_lite import envs
+from ipr_lite.artefacts import whole, write_log, write_manifest
 from ipr_lite.chat import Chat
+from ipr_lite.config import Config
 from ipr_lite.evaluation import results_table, summarize, write_metrics
-from ipr_lite.jsonl import SCHEMA_VERSION, write_whole
+from ipr_lite.jsonl import write_whole
 from ipr_lite.model import (
     adapter_weights,
     add_adapters,
@@ -35,7 +29,6 @@ from ipr_lite.model import (
     load_adapter_weights,
     load_base,
     load_tokenizer,
-    pick_device,
     save_adapter,
     scale,
     set_adapter_weights,
@@ -51,6 +44,7 @@ from ipr_lite.pairs import (
     step_pairs,
     steps_to_score,
 )
+from ipr_lite.plan import pairs_line, plan
 from ipr_lite.records import (
     Pair,
     StepReward,
@@ -59,92 +53,18 @@ from ipr_lite.records import (
     write_pairs,
     write_step_rewards,
 )
+from ipr_lite.report import report
 from ipr_lite.rollout import Episode, Rollouts, stable_seed
 from ipr_lite.step_reward import ScoredStep, monte_carlo, step_of
 from ipr_lite.train import PreferenceSettings, TrainSettings, health, train_preferences, train_sft
 from ipr_lite.trajectory import Task, Trajectory, read_trajectories, write_trajectories
-from ipr_lite.report import report
 
 FEW_PAIRS = 20
-KEPT = {".csv", ".json", ".jsonl", ".safetensors"}
 Weights = dict[str, torch.Tensor]
 
 
 class NoPairs(RuntimeError):
     """No step or outcome differed: there is nothing to learn from."""
-
-
-@dataclass(frozen=True)
-class Config:
-    """Everything a run depends on. Paper's values beside ours: book/, page "paper map"."""
-
-    env: str = "shop"
-    data: str | None = None
-    """A folder with the original benchmark's data; None: the generated world."""
-    scale: str = "tiny"
-    model: str | None = None
-    precision: str = "nf4"
-    seed: int = 0
-    demonstrations: int = 160
-    """Expert trajectories to clone (fewer where the world has fewer tasks)."""
-    keep: float = 0.5
-    """A demonstration is kept if its outcome reward is at least this (the paper: 0.7, WebShop)."""
-    habits: str = "habitual"
-    sft_epochs: float = 3.0
-    iterations: int = 2
-    samples: int = 5
-    """N, Monte Carlo rollouts for one step reward."""
-    explore_temperature: float = 0.0
-    tau_step: float = 0.01
-    tau_outcome: float = 0.01
-    both_directions: bool = True
-    action_only: bool = False
-    updates: int = 30
-    """Of preference training, in one iteration."""
-    batch_size: int = 8
-    learning_rate: float | None = None
-    """Of preference training; None: the scale's."""
-    beta: float = 0.1
-    w_outcome: float = 1.0
-    w_step: float = 1.0
-    w_sft: float = 1.0
-    sft_on: str = "outcome_winners"
-    sft_per: str = "token"
-    showcase: int = 8
-    """Demonstrations of which every step is scored, for the report."""
-    dev: int = 100
-    """Tasks of the dev split to evaluate on."""
-    test: int = 300
-
-
-QUICK = {
-    "demonstrations": 40,
-    "iterations": 1,
-    "samples": 2,
-    "updates": 10,
-    "dev": 20,
-    "test": 40,
-}
-"""What `--quick` changes: a minute's run that shows every stage, and no effect to speak of."""
-
-
-def whole(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a file or folder aside, then rename it to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.unfinished")
-    if aside.is_dir():
-        shutil.rmtree(aside)
-    write(aside)
-    os.replace(aside, path)
-    return path
-
-
-def write_log(path: Path, rows: list[dict]) -> Path:
-    """A training log as CSV, floats with six significant digits."""
-    lines = [",".join(rows[0])]
-    for row in rows:
-        lines.append(",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()))
-    return write_whole(path, "\n".join(lines) + "\n")
 
 
 class Run:
@@ -531,64 +451,10 @@ def run(config: Config, folder: Path, quiet: bool = False) -> Path:
             run.train(iteration)
             run.say(pairs_line(run, iteration))
         rows = run.metrics()
-        write_manifest(run)
+        write_manifest(run.folder, config.seed)
         run.say(results_table([row for row in rows if row["split"] == "test"]))
     except Exception as error:
         write_whole(run.folder / "error.txt", f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}")
         report(run.folder)
         raise
     return report(run.folder)
-
-
-def plan(run: Run) -> str:
-    """What a run will do, in counts, and about how long it takes, before it starts."""
-    c = run.config
-    experts = run.demonstrations()
-    starts = sum(t.steps for t in experts)
-    # Of all steps, about this share differs in action and outcome and is scored, on both sides.
-    rollouts = round(starts * 0.4) * 2 * c.samples
-    episodes = (3 + c.iterations) * (c.dev + c.test)
-    updates = math.ceil(c.sft_epochs * len(experts) / c.batch_size) + c.iterations * c.updates
-    lines = [
-        f"{c.env}, scale {c.scale}, {c.precision}, seed {c.seed}: {pick_device()[2]}",
-        f"{len(experts)} demonstrations with {starts} steps, mean outcome "
-        f"{fmean(t.reward for t in experts):.3f}",
-        f"{c.iterations} iterations, each: {starts} explorations, up to about {rollouts} Monte Carlo "
-        f"rollouts (N = {c.samples}), {c.updates} updates of {c.batch_size} pairs",
-        f"{updates} updates and {episodes} evaluation episodes in all",
-    ]
-    if c.scale == "tiny":
-        seconds = 1.5 * updates + (c.iterations * (starts + rollouts) + episodes) / 15
-        lines.append(f"about {max(1, round(seconds / 60))} minutes on 2 CPU cores")
-    return "\n".join(lines)
-
-
-def pairs_line(run: Run, iteration: int) -> str:
-    """One line on an iteration's pairs."""
-    path = run.file(iteration, "pair_counts.json")
-    counts = json.loads(path.read_text(encoding="utf-8"))
-    parts = [
-        f"{kind} pairs: agent wins {c['win']}, ties {c['tie']}, loses {c['lose']}"
-        for kind, c in counts.items()
-    ]
-    return f"iteration {iteration}: " + "; ".join(parts) + f", same action {counts['step']['same_action']}"
-
-
-def write_manifest(run: Run):
-    """manifest.json: versions, seed, commit, budget and the sha256 of every file of the run."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-    ).stdout.strip()
-    files = sorted(p for p in run.folder.rglob("*") if p.is_file() and p.suffix in KEPT)
-    facts = {
-        "schema": SCHEMA_VERSION,
-        "commit": commit or None,
-        "seed": run.config.seed,
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")},
-        "sha256": {
-            p.relative_to(run.folder).as_posix(): sha256(p.read_bytes()).hexdigest() for p in files
-        },
-    }
-    write_whole(run.folder / "manifest.json", json.dumps(facts, indent=1) + "\n")

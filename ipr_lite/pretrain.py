@@ -75,17 +75,15 @@ class PretrainSettings:
     context: int = 4096
     head_dim: int = 64
     rope_theta: float = 1e6
-    tokens: int = 1_800_000
+    tokens: int = 4_000_000
     """Transcript tokens to train on."""
-    batch_tokens: int = 8192
-    matrix_learning_rate: float = 0.02
+    batch_tokens: int = 4096
+    matrix_learning_rate: float = 0.015
     """Muon's, for the weight matrices."""
-    other_learning_rate: float = 3e-3
+    other_learning_rate: float = 2e-3
     """AdamW's, for embeddings and norms."""
     observation_weight: float = 0.3
     """Weight of an observation token's loss; an agent token's is 1."""
-    digit_weight: float = 8.0
-    """Weight of a digit's loss in what the agent writes: an id is copied right or not at all."""
     seed: int = 0
 
 
@@ -195,15 +193,6 @@ that agents are trained and tested in. Licence: Apache-2.0.
 """
 
 
-def token_weights(chat: Chat, example: Encoded, settings: PretrainSettings) -> list[float]:
-    """The loss weight of every token of a transcript."""
-    weight = {True: settings.digit_weight, False: 1.0}
-    return [
-        weight[chat.text([token]).isdigit()] if agent else settings.observation_weight
-        for token, agent in zip(example.input_ids, example.agent_mask)
-    ]
-
-
 def padded(rows: list[tuple[list[int], list[float]]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of ids and weights as two (rows, longest) tensors."""
     width = max(len(ids) for ids, _ in rows)
@@ -290,7 +279,10 @@ def pretrain(
     examples = [chat.encode(messages) for messages in conversations]
     examples = [e for e in examples if len(e.input_ids) <= settings.context]
     for step, batch in enumerate(batches(examples, settings.batch_tokens, rng), start=1):
-        talks = [(e.input_ids, token_weights(chat, e, settings)) for e in batch]
+        talks = [
+            (e.input_ids, [1.0 if agent else settings.observation_weight for agent in e.agent_mask])
+            for e in batch
+        ]
         factor = min(1.0, step / 20) * max(0.02, 1 - seen / settings.tokens)
         ids, weights = padded(talks, tokenizer.pad_token_id)
         loss = _loss(model, ids.to(device), weights.to(device))

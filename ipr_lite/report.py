@@ -19,7 +19,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ipr_lite import plots
-from ipr_lite.evaluation import METRICS_HEADER, compare_agents, metrics_cells, read_metrics, show, show_interval, show_signed
+from ipr_lite.evaluation import (
+    METRICS_HEADER,
+    compare_agents,
+    metrics_cells,
+    read_metrics,
+    show,
+    show_interval,
+    show_signed,
+)
 from ipr_lite.jsonl import DataError, write_whole
 from ipr_lite.records import Pair, StepReward, read_pairs, read_step_rewards
 from ipr_lite.trajectory import Trajectory, read_trajectories

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ipr_lite import ipr
+from ipr_lite import artefacts
 from ipr_lite.__main__ import main
+from ipr_lite.config import Config
 from ipr_lite.evaluation import read_metrics
-from ipr_lite.ipr import Config, NoPairs, Run, run
+from ipr_lite.ipr import NoPairs, Run, run
 
 SMALL = Config(demonstrations=24, sft_epochs=1, iterations=2, samples=2, updates=3, dev=6, test=6, showcase=2)
 
@@ -87,9 +88,9 @@ def test_a_half_written_stage_does_not_count(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError):
-        ipr.whole(target, broken)
+        artefacts.whole(target, broken)
     assert not target.exists()
-    ipr.whole(target, lambda aside: aside.mkdir())
+    artefacts.whole(target, lambda aside: aside.mkdir())
     assert target.is_dir() and list(target.iterdir()) == []
 
 

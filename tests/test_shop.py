@@ -16,8 +16,8 @@ from ipr_lite.envs.shop import NO_ACTION, PREFIX, Catalogue, Shop
 from ipr_lite.envs.shop_reward import (
     Product,
     attribute_matches,
-    noun_words,
     normalize_color,
+    noun_words,
     option_matches,
     purchase_reward,
     similarity,

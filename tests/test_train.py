@@ -14,8 +14,16 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from ipr_lite import train
 from ipr_lite.chat import Encoded, EncodedPair
 from ipr_lite.losses import agent_logps, ipr_loss
-from ipr_lite.train import (AgentTokenCollator, PreferenceSettings, PreferenceTrainer, TrainSettings, health,
-                            plan_batches, train_preferences, train_sft)
+from ipr_lite.train import (
+    AgentTokenCollator,
+    PreferenceSettings,
+    PreferenceTrainer,
+    TrainSettings,
+    health,
+    plan_batches,
+    train_preferences,
+    train_sft,
+)
 
 VOCABULARY = 100
 LORA = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")

@@ -25,7 +25,7 @@ class Habits:
     options, open the first hit whatever it says, and never go back). Drawn each step: `noise` (some
     other action that the page allows), `invalid` (a malformed message, or a click on what is not
     there), `detour` (on an item: read a sub-page, go back, or choose a wrong option before the
-    right one).
+    right one), `repeat` (click the option chosen last once more: pages do not show what is chosen).
     """
 
     skip_size: float = 0.0
@@ -34,6 +34,7 @@ class Habits:
     noise: float = 0.0
     invalid: float = 0.0
     detour: float = 0.0
+    repeat: float = 0.0
 
 
 CAREFUL = Habits()
@@ -173,6 +174,8 @@ class _Shopper:
             return self._say("back", "click[< Prev]")
         if self.rng.random() < self.habits.detour:
             return self._detour(options)
+        if self.chosen and self.rng.random() < self.habits.repeat:
+            return self._choose(*list(self.chosen.items())[-1])
         for kind, value in self.wanted.items():
             if self.chosen.get(kind) != value and value in parts:
                 return self._choose(kind, value)
@@ -307,7 +310,7 @@ def demonstrations(
 def transcripts(n: int, seed: int, episodes_per_world: int = 60) -> Iterator[Trajectory]:
     """`n` episodes of people of all sorts in many generated worlds, for the base model's corpus.
 
-    Every episode draws its own habits; about one in eight is careful from beginning to end.
+    Every episode draws its own habits; about one in seven is careful from beginning to end.
     """
     rng = random.Random(f"transcripts/{seed}")
     for number in range(n):
@@ -319,14 +322,14 @@ def transcripts(n: int, seed: int, episodes_per_world: int = 60) -> Iterator[Tra
 
 
 def _someone(rng: random.Random) -> Habits:
-    if rng.random() < 0.12:
+    if rng.random() < 0.15:
         return Habits()
-    noisy = rng.random() < 0.6
     return Habits(
         skip_size=rng.random(),
         skip_colour=rng.random(),
         first_hit=rng.random(),
-        noise=rng.uniform(0, 0.5) if noisy else 0.0,
-        invalid=rng.uniform(0, 0.2) if rng.random() < 0.5 else 0.0,
-        detour=rng.uniform(0, 0.5) if rng.random() < 0.6 else 0.0,
+        noise=rng.uniform(0, 0.4) if rng.random() < 0.4 else 0.0,
+        invalid=rng.uniform(0, 0.2) if rng.random() < 0.4 else 0.0,
+        detour=rng.uniform(0, 0.4) if rng.random() < 0.5 else 0.0,
+        repeat=rng.uniform(0, 0.5) if rng.random() < 0.4 else 0.0,
     )

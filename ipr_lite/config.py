@@ -1,0 +1,59 @@
+"""What a run depends on: one dataclass, the paper's algorithm as its defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run depends on. Paper's values beside ours: book/, page "paper map"."""
+
+    env: str = "shop"
+    data: str | None = None
+    """A folder with the original benchmark's data; None: the generated world."""
+    scale: str = "tiny"
+    model: str | None = None
+    precision: str = "nf4"
+    seed: int = 0
+    demonstrations: int = 160
+    """Expert trajectories to clone (fewer where the world has fewer tasks)."""
+    keep: float = 0.5
+    """A demonstration is kept if its outcome reward is at least this (the paper: 0.7, WebShop)."""
+    habits: str = "habitual"
+    sft_epochs: float = 3.0
+    iterations: int = 2
+    samples: int = 5
+    """N, Monte Carlo rollouts for one step reward."""
+    explore_temperature: float = 0.0
+    tau_step: float = 0.01
+    tau_outcome: float = 0.01
+    both_directions: bool = True
+    action_only: bool = False
+    updates: int = 30
+    """Of preference training, in one iteration."""
+    batch_size: int = 8
+    learning_rate: float | None = None
+    """Of preference training; None: the scale's."""
+    beta: float = 0.1
+    w_outcome: float = 1.0
+    w_step: float = 1.0
+    w_sft: float = 1.0
+    sft_on: str = "outcome_winners"
+    sft_per: str = "token"
+    showcase: int = 8
+    """Demonstrations of which every step is scored, for the report."""
+    dev: int = 100
+    """Tasks of the dev split to evaluate on."""
+    test: int = 300
+
+
+QUICK = {
+    "demonstrations": 40,
+    "iterations": 1,
+    "samples": 2,
+    "updates": 10,
+    "dev": 20,
+    "test": 40,
+}
+"""What `--quick` changes: a minute's run that shows every stage, and no effect to speak of."""
