@@ -9,9 +9,12 @@ import pytest
 
 from ipr_lite import artefacts
 from ipr_lite.__main__ import main
+from ipr_lite.baselines import flipped
+from ipr_lite.compare import compare
 from ipr_lite.config import Config
-from ipr_lite.evaluation import read_metrics
+from ipr_lite.evaluation import add_results, read_metrics, read_results
 from ipr_lite.ipr import NoPairs, Run, run
+from ipr_lite.records import read_pairs
 
 SMALL = Config(demonstrations=24, sft_epochs=1, iterations=2, samples=2, updates=3, dev=6, test=6, showcase=2)
 
@@ -135,3 +138,34 @@ def test_a_broken_file_is_named_with_its_line(finished, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "demonstrations.jsonl" in error and "line 5" in error and "reward" in error
     assert not (copy / "metrics.csv").exists()
+
+
+def test_compare_puts_the_controls_beside_the_run_and_keeps_what_is_done(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "seed-0")
+    rows = compare(SMALL, [0], tmp_path, quiet=True)
+    found = {(row["method"], row["iteration"]) for row in rows}
+    assert found == {
+        ("base", 0), ("sft", 0), ("ipr", 1), ("ipr", 2), ("expert", 0),
+        ("sft-long", 0), ("sft-careful", 0), ("random-pairs", 0),
+    }  # fmt: skip
+    by = {row["method"]: row for row in rows if row["selected"]}
+    spent = len((finished / "sft_log.csv").read_text().splitlines()) - 1
+    assert by["sft"]["updates"] == spent
+    assert by["sft-long"]["updates"] == spent + SMALL.iterations * SMALL.updates
+    assert by["random-pairs"]["updates"] == SMALL.iterations * SMALL.updates
+    table = {(r["agent"], r["split"]): r for r in read_metrics(finished / "metrics.csv")}
+    assert by["ipr"]["reward"] == pytest.approx(table["ipr", "test"]["reward"], abs=1e-6)
+    assert by["expert"]["reward"] > 0.9
+    add_results(tmp_path / "results.csv", rows, "compare")
+    assert len(read_results(tmp_path / "results.csv")) == len(rows)
+
+    monkeypatch.setattr(Run, "play", None)
+    assert compare(SMALL, [0], tmp_path, quiet=True) == rows
+
+
+def test_a_flipped_pair_prefers_the_other_and_flips_back(finished):
+    pair = read_pairs(finished / "iteration-1" / "pairs.jsonl")[0]
+    other = flipped(pair)
+    assert (other.chosen, other.rejected) == (pair.rejected, pair.chosen)
+    assert other.chosen_outcome == pair.rejected_outcome and other.prompt == pair.prompt
+    assert flipped(other) == pair
