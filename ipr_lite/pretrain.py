@@ -69,13 +69,13 @@ class PretrainSettings:
     vocab_size: int = 1280
     hidden_size: int = 128
     intermediate_size: int = 256
-    layers: int = 3
-    heads: int = 4
+    layers: int = 4
+    heads: int = 2
     key_value_heads: int = 2
     context: int = 4096
     head_dim: int = 64
     rope_theta: float = 1e6
-    tokens: int = 4_000_000
+    tokens: int = 6_000_000
     """Transcript tokens to train on."""
     batch_tokens: int = 4096
     matrix_learning_rate: float = 0.015

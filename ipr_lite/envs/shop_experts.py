@@ -310,7 +310,7 @@ def demonstrations(
 def transcripts(n: int, seed: int, episodes_per_world: int = 60) -> Iterator[Trajectory]:
     """`n` episodes of people of all sorts in many generated worlds, for the base model's corpus.
 
-    Every episode draws its own habits; about one in seven is careful from beginning to end.
+    Every episode draws its own habits; about three in ten are careful from beginning to end.
     """
     rng = random.Random(f"transcripts/{seed}")
     for number in range(n):
@@ -322,14 +322,14 @@ def transcripts(n: int, seed: int, episodes_per_world: int = 60) -> Iterator[Tra
 
 
 def _someone(rng: random.Random) -> Habits:
-    if rng.random() < 0.15:
+    if rng.random() < 0.3:
         return Habits()
     return Habits(
         skip_size=rng.random(),
         skip_colour=rng.random(),
         first_hit=rng.random(),
-        noise=rng.uniform(0, 0.4) if rng.random() < 0.4 else 0.0,
+        noise=rng.uniform(0, 0.3) if rng.random() < 0.4 else 0.0,
         invalid=rng.uniform(0, 0.2) if rng.random() < 0.4 else 0.0,
-        detour=rng.uniform(0, 0.4) if rng.random() < 0.5 else 0.0,
-        repeat=rng.uniform(0, 0.5) if rng.random() < 0.4 else 0.0,
+        detour=rng.uniform(0, 0.4) if rng.random() < 0.4 else 0.0,
+        repeat=rng.uniform(0, 0.3) if rng.random() < 0.3 else 0.0,
     )
