@@ -25,12 +25,13 @@ class Config:
     iterations: int = 2
     samples: int = 5
     """N, Monte Carlo rollouts for one step reward."""
-    explore_temperature: float = 0.0
+    explore_temperature: float = 1.0
+    """The paper explores greedily (0)."""
     tau_step: float = 0.01
     tau_outcome: float = 0.01
     both_directions: bool = True
     action_only: bool = False
-    updates: int = 30
+    updates: int = 40
     """Of preference training, in one iteration."""
     batch_size: int = 8
     learning_rate: float | None = None
@@ -38,7 +39,7 @@ class Config:
     beta: float = 0.1
     w_outcome: float = 1.0
     w_step: float = 1.0
-    w_sft: float = 1.0
+    w_sft: float = 2.0
     sft_on: str = "outcome_winners"
     sft_per: str = "token"
     showcase: int = 8

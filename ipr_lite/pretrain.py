@@ -183,9 +183,10 @@ CARD = """# Model card: the tiny base
 
 A Llama with {parameters:,} parameters ({layers} layers, width {hidden_size}, {heads} heads) and a
 byte-level tokenizer of {vocab_size} tokens that spells any text; context {context}. Pretrained from
-scratch on {transcripts:,} generated transcripts ({tokens:,} tokens, about {seconds} s on one CPU core
-of a shared machine) of shoppers good and bad, from a start with an induction head written by hand
-(`ipr_lite/induction.py`). Made by `python -m ipr_lite pretrain`; `log.csv` is its log, `pretrain.json` its settings and checksum.
+scratch on {transcripts:,} generated transcripts ({tokens:,} tokens, about {seconds} s with
+{threads} CPU threads of a shared machine) of shoppers good and bad, from a start with an induction
+head written by hand (`ipr_lite/induction.py`). Made by `python -m ipr_lite pretrain`; `log.csv` is
+its log, `pretrain.json` its settings and checksum.
 
 It knows the language of the shop and can copy names from its context. It is not a good agent, and
 nothing else: no English, no facts. Its corpus shares no product, brand, id or task with the shop
@@ -314,6 +315,7 @@ def pretrain(
         "parameters": sum(p.numel() for p in model.parameters()),
         "transcripts": len(examples),
         "seconds": round(time.time() - started),
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__.split("+")[0],
         "sha256": {"model.safetensors": checksum},
     }
