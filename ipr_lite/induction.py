@@ -4,7 +4,7 @@ An agent must repeat what its context shows, such as a product's id. Models do t
 (Olsson et al. 2022, "In-context Learning and Induction Heads"): a head of the first layer notes at
 every position which token came before it; a head of the second layer, at a token that was seen
 before, attends to the position whose note is that token, and so to what came next. Large models
-find the pair by themselves. Ours, with half a million parameters and minutes of training, did not
+find the pair by themselves. Ours, with under a million parameters and minutes of training, did not
 (book/log.md), so both heads start where training would have to bring them; nothing is frozen.
 """
 

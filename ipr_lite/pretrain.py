@@ -2,7 +2,7 @@
 
 The base must know the language of the worlds and copy names from its context, but it must not be a
 good agent. Its corpus holds transcripts of agents good and bad, in worlds that share no product and
-no task with those we train and test on. Two things made a model of half a million parameters learn
+no task with those we train and test on. Two things made a model of 0.8 million parameters learn
 to copy within minutes on a CPU: a start with an induction head written by hand (`induction.py`), and
 Muon for the weight matrices (AdamW for the rest).
 """

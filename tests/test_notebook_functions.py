@@ -19,7 +19,7 @@ from ipr_lite.rollout import stable_seed
 from ipr_lite.step_reward import ScoredStep, monte_carlo
 from ipr_lite.trajectory import Task, Trajectory
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks" / "drafts"
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
 def functions(notebook: str, *names: str, fault: tuple[str, str] | None = None, **known) -> types.SimpleNamespace:
