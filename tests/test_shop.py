@@ -469,7 +469,8 @@ def test_transcripts_show_all_sorts_of_people():
     for action in ("click[< Prev]", "click[Back to Search]", "click[Description]", "click[Next >]"):
         assert action in text
     assert 0.4 <= statistics.mean(t.reward for t in found) <= 0.75
-    assert statistics.mean(t.success for t in found) < 0.4
+    # Good moves among bad ones: a base must be able to shop, and not know that it should.
+    assert 0.3 <= statistics.mean(t.success for t in found) <= 0.55
     assert found[:20] == list(shop_experts.transcripts(20, seed=1))
     shipped = {p.title for p in envs.make("shop").catalogue.products.values()}
     assert not any(title in text for title in shipped)
