@@ -17,7 +17,8 @@ def plan(run) -> str:
     # Of all steps, about this share differs in action and outcome and is scored, on both sides.
     rollouts = round(starts * 0.4) * 2 * c.samples
     episodes = (3 + c.iterations) * (c.dev + c.test)
-    updates = math.ceil(c.sft_epochs * len(experts) / c.batch_size) + c.iterations * c.updates
+    sft_updates = math.ceil(c.sft_epochs * len(experts) / c.batch_size)
+    updates = sft_updates + c.iterations * c.updates
     lines = [
         f"{c.env}, scale {c.scale}, {c.precision}, seed {c.seed}: {pick_device()[2]}",
         f"{len(experts)} demonstrations with {starts} steps, mean outcome "
@@ -27,7 +28,9 @@ def plan(run) -> str:
         f"{updates} updates and {episodes} evaluation episodes in all",
     ]
     if c.scale == "tiny":
-        seconds = 1.5 * updates + (c.iterations * (starts + rollouts) + episodes) / 15
+        # Measured on the default run, which took 10.1 minutes on two shared cores.
+        seconds = 30 + 0.85 * sft_updates + 3 * c.iterations * c.updates
+        seconds += c.iterations * (starts + rollouts) / 32 + episodes / 19
         lines.append(f"about {max(1, round(seconds / 60))} minutes on 2 CPU cores")
     return "\n".join(lines)
 
