@@ -39,7 +39,7 @@ def write_log(path: Path, rows: list[dict]) -> Path:
 
 
 def write_manifest(folder: Path, seed: int) -> Path:
-    """manifest.json: versions, seed, commit, budget and the sha256 of every file in a run's folder."""
+    """manifest.json: versions, seed, threads, commit and the sha256 of every file in a run's folder."""
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
     ).stdout.strip()

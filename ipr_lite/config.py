@@ -1,4 +1,4 @@
-"""What a run depends on: one dataclass, the paper's algorithm as its defaults."""
+"""What a run depends on: one dataclass. Where its defaults leave the paper, README says so."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a run depends on. Paper's values beside ours: book/, page "paper map"."""
+    """Everything a run depends on."""
 
     env: str = "shop"
     data: str | None = None

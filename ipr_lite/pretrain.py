@@ -188,8 +188,9 @@ scratch on {transcripts:,} generated transcripts ({tokens:,} tokens, about {seco
 head written by hand (`ipr_lite/induction.py`). Made by `python -m ipr_lite pretrain`; `log.csv` is
 its log, `pretrain.json` its settings and checksum.
 
-It knows the language of the shop and can copy names from its context. It is not a good agent, and
-nothing else: no English, no facts. Its corpus shares no product, brand, id or task with the shop
+It knows the language of the shop and can copy names from its context. As an agent it shops about as
+its corpus did, good and bad trips mixed; its own reward is the row `base` of every table in this
+project. It knows nothing else: no English, no facts. Its corpus shares no product, brand, id or task with the shop
 that agents are trained and tested in. Licence: Apache-2.0.
 """
 
