@@ -25,13 +25,13 @@ class Config:
     iterations: int = 2
     samples: int = 5
     """N, Monte Carlo rollouts for one step reward."""
-    explore_temperature: float = 1.0
-    """The paper explores greedily (0)."""
+    explore_temperature: float = 0.0
+    """Of the exploring policy; 0 is greedy, as in the paper."""
     tau_step: float = 0.01
     tau_outcome: float = 0.01
     both_directions: bool = True
     action_only: bool = False
-    updates: int = 40
+    updates: int = 20
     """Of preference training, in one iteration."""
     batch_size: int = 8
     learning_rate: float | None = None

@@ -1,11 +1,14 @@
 """The whole loop, small, on the shipped base: resumable, repeatable, honest about failure."""
 
 import json
+import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ipr_lite import artefacts
 from ipr_lite.__main__ import main
@@ -14,7 +17,9 @@ from ipr_lite.compare import compare
 from ipr_lite.config import Config
 from ipr_lite.evaluation import add_results, read_metrics, read_results
 from ipr_lite.ipr import NoPairs, Run, run
+from ipr_lite.model import load_adapter_weights
 from ipr_lite.records import read_pairs
+from ipr_lite.trajectory import read_trajectories
 
 SMALL = Config(demonstrations=24, sft_epochs=1, iterations=2, samples=2, updates=3, dev=6, test=6, showcase=2)
 
@@ -169,3 +174,24 @@ def test_a_flipped_pair_prefers_the_other_and_flips_back(finished):
     assert (other.chosen, other.rejected) == (pair.rejected, pair.chosen)
     assert other.chosen_outcome == pair.rejected_outcome and other.prompt == pair.prompt
     assert flipped(other) == pair
+
+
+def test_real_records_run_end_to_end(tmp_path):
+    """WebShop's own records and goals, cut down: from real text to pairs to a trained adapter."""
+    root = os.environ.get("IPR_LITE_REAL_DATA")
+    if not root:
+        pytest.skip("IPR_LITE_REAL_DATA is unset: the real WebShop records are not at hand")
+    folder = tmp_path / "real"
+    options = "--demonstrations 12 --keep 0.1 --sft-epochs 1 --iterations 1 --samples 1 --showcase 1"
+    options += " --updates 2 --batch-size 4 --dev 2 --test 2"
+    data = Path(root) / "webshop" / "three_files"
+    assert main(["run", "--env", "shop", "--data", str(data), "--out", str(folder), *options.split()]) == 0
+    first = read_trajectories(folder / "demonstrations.jsonl")[0]
+    page = first.as_steps()[0].observation
+    assert re.match(r"Observation:\nInstruction: \[SEP\] .+ \[SEP\] Back to Search \[SEP\] Page 1 \(Total results: \d+\)", page)
+    explored = read_trajectories(folder / "iteration-1" / "explorations.jsonl")
+    assert sum(not t.extra.get("overflow") for t in explored) / len(explored) >= 0.7
+    assert read_pairs(folder / "iteration-1" / "pairs.jsonl")
+    sft, iterate = (load_adapter_weights(folder / name) for name in ("sft", "iteration-1/adapter"))
+    assert any(not torch.equal(sft[name], iterate[name]) for name in sft)
+    assert (folder / "report.html").exists()
