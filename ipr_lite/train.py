@@ -77,7 +77,7 @@ class PreferenceSettings(_Settings):
 
     learning_rate: float = 5e-4
     beta: float = 0.1
-    updates: int = 40
+    updates: int = 20
     w_outcome: float = 1.0
     w_step: float = 1.0
     w_sft: float = 1.0
