@@ -12,9 +12,8 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +28,12 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import pad
 
+from ipr_lite.batches import plan_batches
 from ipr_lite.chat import Encoded, EncodedPair
 from ipr_lite.losses import check_choice, ipr_loss, set_sizes
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
-
-# So many batches at most are cut from one pool sorted by length: little padding, little ordering.
-POOL = 8
 
 
 @dataclass(frozen=True)
@@ -160,49 +157,6 @@ def health(rows: list[dict]) -> list[str]:
         found.append(f"every pair is ranked right and the margin still grows ({margin:.1f}): "
                      "further updates only memorise the pairs, take fewer")
     return found
-
-
-def plan_batches(lengths: Sequence[int], is_outcome: Sequence[bool], batch_size: int, updates: int,
-                 seed: int) -> tuple[list[list[int]], dict[bool, float]]:
-    """Which examples each update sees, and how many of its kind each one stands for.
-
-    Every batch holds the same number of outcome pairs, in proportion to the set and at least one of
-    each kind there is, so that no update lacks a term of the loss. Each kind is drawn from its own
-    endless shuffle (all once before any twice). Pools of up to `POOL` batches are sorted by length and
-    their batches shuffled again: batches hold similar lengths, in random order, and over the
-    shuffles every example is equally likely in every batch, which `ipr_loss` relies on.
-    """
-    if updates < 1:
-        raise ValueError("nothing to do: the settings ask for no update")
-    rng = random.Random(seed)
-    kinds = {kind: [i for i, k in enumerate(is_outcome) if bool(k) is kind] for kind in (True, False)}
-    kinds = {kind: members for kind, members in kinds.items() if members}
-    size = min(batch_size, len(lengths))
-    if size < len(kinds):
-        raise ValueError("batch_size must be at least 2 to hold an outcome pair and a step pair")
-    quotas = {kind: size for kind in kinds}
-    if len(kinds) == 2:
-        share = round(size * len(kinds[True]) / len(lengths))
-        quotas[True] = min(max(share, 1), size - 1)
-        quotas[False] = size - quotas[True]
-    streams = {kind: _endless_shuffle(members, rng) for kind, members in kinds.items()}
-    # A pool never spans more than one pass over a kind: sorting would gather the copies of a pair in one batch.
-    pool_size = max(1, min([POOL] + [len(kinds[kind]) // quota for kind, quota in quotas.items() if quota > 1]))
-    batches = []
-    for start in range(0, updates, pool_size):
-        pool = [[] for _ in range(min(pool_size, updates - start))]
-        for kind, quota in quotas.items():
-            drawn = sorted(itertools.islice(streams[kind], quota * len(pool)), key=lengths.__getitem__)
-            for n, batch in enumerate(pool):
-                batch.extend(drawn[n * quota:(n + 1) * quota])
-        rng.shuffle(pool)
-        batches.extend(sorted(batch, key=lengths.__getitem__) for batch in pool)
-    return batches, {kind: len(kinds[kind]) / quota for kind, quota in quotas.items()}
-
-
-def _endless_shuffle(members: list[int], rng: random.Random) -> Iterator[int]:
-    while True:
-        yield from rng.sample(members, len(members))
 
 
 class _AgentTrainer:

@@ -12,6 +12,7 @@ from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ipr_lite import train
+from ipr_lite.batches import plan_batches
 from ipr_lite.chat import Encoded, EncodedPair
 from ipr_lite.losses import agent_logps, ipr_loss
 from ipr_lite.train import (
@@ -20,7 +21,6 @@ from ipr_lite.train import (
     PreferenceTrainer,
     TrainSettings,
     health,
-    plan_batches,
     train_preferences,
     train_sft,
 )
