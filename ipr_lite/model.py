@@ -161,6 +161,7 @@ def save_adapter(policy: PeftModel, folder: Path, name: str = "default") -> None
     path = Path(folder) / "adapter_config.json"
     facts = json.loads(path.read_text(encoding="utf-8"))
     facts["base_model_name_or_path"] = portable(facts["base_model_name_or_path"])
+    facts["target_modules"].sort()  # peft keeps a set, whose order changes from run to run
     path.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
