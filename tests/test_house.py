@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from ipr_lite.envs.house import NO_ACTION, NOTHING, House
+from ipr_lite.envs.house_experts import CAREFUL, HABITUAL, Errand, Habits, demonstrate
 from ipr_lite.envs.house_game import read_problem
 from ipr_lite.trajectory import Task
 
@@ -227,6 +229,33 @@ def test_a_task_of_an_unknown_game_is_refused():
         house().reset(options={"task": Task("t", "house", "train", "", {"game": "z"})})
 
 
+ERRANDS = {
+    "put some knife in cabinet.": Errand("knife", "cabinet", None, 1, None),
+    "put a hot apple in cabinet.": Errand("apple", "cabinet", "heat", 1, None),
+    "put a cool apple in cabinet.": Errand("apple", "cabinet", "cool", 1, None),
+    "put a clean knife in cabinet.": Errand("knife", "cabinet", "clean", 1, None),
+    "put two mug in cabinet.": Errand("mug", "cabinet", None, 2, None),
+    "look at mug under the desklamp.": Errand("mug", None, None, 1, "desklamp"),
+}
+
+
+@pytest.mark.parametrize("instruction", ERRANDS)
+def test_people_read_the_task_and_do_it(instruction):
+    world = house(instruction)
+    (task,) = world.tasks
+    assert Errand.of(world.games["k"]) == ERRANDS[instruction]
+    careful = demonstrate(task, world, CAREFUL, random.Random(0))
+    assert careful.reward == 1
+    thorough = demonstrate(task, world, Habits(fixed_order=1, opens_all=1), random.Random(0))
+    assert thorough.reward == 1 and thorough.steps >= careful.steps
+
+
+def test_another_kind_of_goal_is_refused():
+    text = problem("(exists (?o - object) (and (objectType ?o MugType) (isSliced ?o)))")
+    with pytest.raises(ValueError, match="none of ALFWorld's six"):
+        Errand.of(read_problem(text, "slice it."))
+
+
 REAL = os.environ.get("IPR_LITE_REAL_DATA")
 real = pytest.mark.skipif(REAL is None, reason="IPR_LITE_REAL_DATA is unset: no released ALFWorld games to compare with")
 
@@ -268,3 +297,19 @@ def test_parity_every_released_game_loads(released):
         world = House(released, [Task(name, "house", "train", "", {"game": name})])
         world.reset(seed=0)
         assert game.receptacles and game.objects and not world.won(), name
+
+
+@real
+@pytest.mark.parametrize("people", [CAREFUL, HABITUAL], ids=["careful", "habitual"])
+def test_parity_people_reach_the_goal_of_every_released_game(released, people):
+    steps = []
+    for name in released:
+        task = Task(name, "house", "train", "", {"game": name})
+        world = House(released, [task])
+        world.max_steps = 200
+        trip = demonstrate(task, world, people, random.Random(name))
+        assert trip.reward == 1, name
+        steps.append(trip.steps)
+    within = sum(n <= House.max_steps for n in steps) / len(steps)
+    print(f"{len(steps)} games won, {within:.1%} within {House.max_steps} steps, {sum(steps) / len(steps):.1f} on average")
+    assert within > (0.95 if people == CAREFUL else 0.5)

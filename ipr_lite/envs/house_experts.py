@@ -1,0 +1,244 @@
+"""People at home: they look for a thing, treat it, and put it where it belongs.
+
+A demonstrator reads what the world says and the task. Of the game it uses only what a reader of the
+task and common sense know: the kinds of things the task names, and which furniture can hold them.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass, field
+
+from ipr_lite.envs.house import NOTHING, PREFIX, TOOLS, House
+from ipr_lite.envs.house_game import Game
+from ipr_lite.trajectory import Task, Trajectory
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How a person searches; every number is a probability in [0, 1], drawn once a task.
+
+    `fixed_order`: goes through the furniture as it is listed, whatever is sought. `opens_all`: opens
+    and closes every drawer on the way, also with full hands.
+    """
+
+    fixed_order: float = 0.0
+    opens_all: float = 0.0
+
+
+CAREFUL = Habits()
+HABITUAL = Habits(fixed_order=0.7, opens_all=0.3)
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What a task asks for, in kinds: `thing` to `target`, `count` times, after `treatment`.
+
+    `treatment` is clean, heat, cool or none; `lamp` is the kind of lamp to use with the thing in
+    hand, where the task is to look at something (then there is no `target`).
+    """
+
+    thing: str
+    target: str | None
+    treatment: str | None
+    count: int
+    lamp: str | None
+
+    @classmethod
+    def of(cls, game: Game) -> "Errand":
+        """Reads the six forms of ALFWorld's goals. Raises ValueError for any other."""
+        kinds: dict[str, str] = {}
+        facts = [literal.fact for literal in game.goal if literal.positive]
+        for predicate, name, *rest in facts:
+            if predicate in ("objecttype", "receptacletype"):
+                kinds[name] = rest[0].removesuffix("type")
+        toggled = [fact[1] for fact in facts if fact[0] == "istoggled"]
+        things = [fact[1] for fact in facts if fact[0] == "objecttype" and fact[1] not in toggled]
+        targets = {kinds[fact[1]] for fact in facts if fact[0] == "receptacletype"}
+        done = {"isclean": "clean", "ishot": "heat", "iscool": "cool"}
+        treatments = {done[fact[0]] for fact in facts if fact[0] in done}
+        if not things or len({kinds[t] for t in things}) > 1 or len(targets) + bool(toggled) != 1:
+            raise ValueError(f"{game.instruction!r} is none of ALFWorld's six kinds of task")
+        return cls(
+            kinds[things[0]],
+            next(iter(targets), None),
+            next(iter(treatments), None),
+            len(things) if targets else 1,
+            kinds[toggled[0]] if toggled else None,
+        )
+
+
+_THOUGHTS = {
+    "search": (
+        "I need to find {thing}. It may be in {place}.",
+        "Where could {thing} be? I check {place}.",
+        "I have not looked at {place} yet.",
+    ),
+    "open": ("It is closed, so I open it.", "I open {place} to look inside.", "Let me see what is in {place}."),
+    "look": ("I am already there, so I look at {place}.", "It is right here, let me see {place}."),
+    "close": ("Nothing for me here, I close it.", "I close {place} again."),
+    "take": ("There is {name}, I take it.", "I found {name} and pick it up.", "{name} is what I need."),
+    "carry": ("Now I go to {place}.", "I have {name}, next comes {place}.", "I bring {name} to {place}."),
+    "treat": ("Here I can {verb} {name}.", "I {verb} {name} as the task says."),
+    "put": ("I put {name} where it belongs.", "Here {name} goes in or on {place}."),
+    "use": ("I turn on the light to look at it.", "With {name} in hand I use the lamp."),
+}
+
+
+@dataclass
+class _Resident:
+    """One person on one errand: what they have seen, what they hold, what is done."""
+
+    game: Game
+    habits: Habits
+    rng: random.Random
+    seen: dict[str, list[str]] = field(default_factory=dict)
+    shut: set[str] = field(default_factory=set)
+    here: str | None = None
+    held: str | None = None
+    treated: bool = False
+    home: str | None = None
+    last: str = ""
+    blocked: bool = False
+
+    def __post_init__(self):
+        self.errand = Errand.of(self.game)
+        self.fixed = self.rng.random() < self.habits.fixed_order
+        self.opens_all = self.rng.random() < self.habits.opens_all
+        self.holds = {(fact[1], fact[2]) for fact in self.game.static if fact[0] == "cancontain"}
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def read(self, observation: str) -> None:
+        """Take in what the world answered to the last command."""
+        text = observation.removeprefix(PREFIX)
+        if found := re.search(r"(?:On|In) (?:the (.+?)|it), you see (.+)\.", text):
+            self.seen[found.group(1) or self.here] = re.findall(r"a ([a-z]+ \d+)", found.group(2))
+        if found := re.search(r"The (.+) is closed\.", text):
+            self.shut.add(found.group(1))
+        verb = self.last.split(" ")[0]
+        # The house does not let one go where one already is, as furniture that shares a place is.
+        self.blocked = text == NOTHING and verb == "go"
+        if text.startswith("You open "):
+            self.shut.discard(self.here)
+        elif text.startswith("You close "):
+            self.shut.add(self.here)
+        elif text.startswith("You pick up "):
+            self.held, self.treated = self.last.removeprefix("take ").partition(" from ")[0], False
+            self.seen[self.here].remove(self.held)
+        elif text.startswith(("You put ", "You move ")):
+            self.seen.setdefault(self.here, []).append(self.held)
+            self.held, self.home = None, self.here
+        elif verb in TOOLS and text.startswith("You "):
+            self.treated = True
+
+    # --- deciding --------------------------------------------------------------------------------
+
+    def act(self) -> str:
+        """The next message."""
+        errand = self.errand
+        if self.blocked:
+            return self._say("look", f"examine {self.here}")
+        if self.opens_all and self.here in self.shut and self.here not in self.seen:
+            return self._say("open", f"open {self.here}")
+        if self.held is None:
+            return self._fetch()
+        if errand.lamp:
+            return self._use_lamp()
+        if errand.treatment and not self.treated:
+            return self._treat()
+        return self._deliver()
+
+    def _fetch(self) -> str:
+        for place, names in self.seen.items():
+            for name in names:
+                if _kind(name) == self.errand.thing and place != self.home and not self._counts(name, place):
+                    if place != self.here:
+                        return self._go(place, "carry")
+                    if place in self.shut:
+                        return self._say("open", f"open {place}")
+                    return self._say("take", f"take {name} from {place}", name=name)
+        return self._search(self.errand.thing)
+
+    def _counts(self, name: str, place: str) -> bool:
+        """Of two things to bring, one may stand in its place from the start: the other joins it."""
+        ready = self.errand.count == 2 and _kind(place) == self.errand.target and self.home in (None, place)
+        if ready:
+            self.home = place
+        return ready
+
+    def _use_lamp(self) -> str:
+        for place, names in self.seen.items():
+            for name in names:
+                if _kind(name) == self.errand.lamp:
+                    return self._say("use", f"use {name}") if place == self.here else self._go(place, "carry")
+        return self._search(self.errand.lamp)
+
+    def _treat(self) -> str:
+        verb = self.errand.treatment
+        kinds = [kind.removesuffix("type") for kind in TOOLS[verb][1]]
+        tool = next(r for r in self.game.receptacles if _kind(r) in kinds)
+        if self.here == tool:
+            return self._say("treat", f"{verb} {self.held} with {tool}", verb=verb)
+        return self._go(tool, "carry")
+
+    def _deliver(self) -> str:
+        goals = [r for r in self.game.receptacles if _kind(r) == self.errand.target]
+        goal = self.home if self.home in goals else next((r for r in goals if r == self.here), goals[0])
+        if self.here != goal:
+            return self._go(goal, "carry")
+        if goal in self.shut:
+            return self._say("open", f"open {goal}")
+        return self._say("put", f"put {self.held} in/on {goal}")
+
+    def _search(self, kind: str) -> str:
+        if self.here in self.shut and self.here not in self.seen:
+            return self._say("open", f"open {self.here}")
+        if self.opens_all and self.here in self.seen and _is_openable(self.game, self.here) and self.here not in self.shut:
+            return self._say("close", f"close {self.here}")
+        fresh = [r for r in self.game.receptacles if r not in self.seen and r not in self.shut]
+        fresh += [r for r in self.game.receptacles if r in self.shut and r not in self.seen]
+        if not self.fixed:
+            fresh.sort(key=lambda r: (not self._may_hold(r, kind), _is_openable(self.game, r)))
+        if not fresh:
+            raise RuntimeError(f"{kind} is nowhere in this house: {self.game.instruction}")
+        return self._go(fresh[0], "search", thing=kind)
+
+    def _may_hold(self, receptacle: str, kind: str) -> bool:
+        return (f"{_kind(receptacle)}type", f"{kind}type") in self.holds
+
+    def _go(self, place: str, why: str, **words: str) -> str:
+        message = self._say(why, f"go to {place}", place=place, **words)
+        self.here = place
+        return message
+
+    def _say(self, why: str, command: str, **words: str) -> str:
+        known = {"thing": self.errand.thing, "place": self.here or "it", "name": self.held or "it", "verb": ""}
+        self.last = command
+        return f"Thought: {self.rng.choice(_THOUGHTS[why]).format(**known | words)}\nAction: {command}"
+
+
+def demonstrate(task: Task, env: House, habits: Habits, rng: random.Random) -> Trajectory:
+    """One whole episode of a person with these habits; the environment is left at its end."""
+    observation, _ = env.reset(options={"task": task})
+    resident = _Resident(env.games[task.setup["game"]], habits, rng)
+    messages = env.messages(observation, task)
+    over, reward, info = False, 0.0, {}
+    while not over:
+        message = resident.act()
+        observation, reward, terminated, truncated, info = env.step(message)
+        resident.read(observation)
+        over = terminated or truncated
+        messages.append({"role": "assistant", "content": message})
+        if not over:
+            messages.append({"role": "user", "content": observation})
+    return Trajectory(task, messages, reward, info["success"], "expert")
+
+
+def _kind(name: str) -> str:
+    return name.rpartition(" ")[0]
+
+
+def _is_openable(game: Game, receptacle: str) -> bool:
+    return ("openable", receptacle) in game.static
