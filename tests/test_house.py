@@ -11,6 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from ipr_lite.envs.house import NO_ACTION, NOTHING, House
+from ipr_lite.envs.house_data import SPLITS, load
 from ipr_lite.envs.house_experts import CAREFUL, HABITUAL, Errand, Habits, demonstrate
 from ipr_lite.envs.house_game import read_problem
 from ipr_lite.trajectory import Task
@@ -256,26 +257,59 @@ def test_another_kind_of_goal_is_refused():
         Errand.of(read_problem(text, "slice it."))
 
 
+def test_games_are_read_from_lines_and_from_alfworlds_folders(tmp_path):
+    line = {"game": "pick-Knife/trial_1", "task": "put some knife in cabinet.", "pddl_problem": problem()}
+    (tmp_path / "games_train.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    folder = tmp_path / "valid_seen" / "pick-Knife" / "trial_2"
+    folder.mkdir(parents=True)
+    grammar = 'grammar :: """{"task": [{"rhs": "Your task is to: put some knife in cabinet."}]}"""'
+    released = {"grammar": grammar, "pddl_problem": problem(), "solvable": True}
+    (folder / "game.tw-pddl").write_text(json.dumps(released), encoding="utf-8")
+    for split, name in (("train", "pick-Knife/trial_1"), ("test_seen", "pick-Knife/trial_2")):
+        found, (task,) = load(tmp_path, split)
+        assert (task.id, task.split, task.setup["type"]) == (name, split, "pick")
+        assert task.instruction == found[name].instruction == "put some knife in cabinet."
+        assert "cabinet 2" in House(found, [task]).reset()[0]
+    with pytest.raises(FileNotFoundError, match="no game of the split valid_unseen"):
+        load(tmp_path, "test_unseen")
+    with pytest.raises(ValueError, match="the splits are train"):
+        load(tmp_path, "valid_seen")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"game": ', "line 2: not valid JSON"),
+        ("[1]", "line 2: expected a JSON object"),
+        ('{"game": "g", "task": 3}', "line 2: field 'task'"),
+        ('{"game": "g", "task": "x", "pddl_problem": "(define"}', "line 2: the brackets"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path, line, message):
+    good = {"game": "g", "task": "x", "pddl_problem": problem()}
+    (tmp_path / "games_train.jsonl").write_text(f"{json.dumps(good)}\n{line}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=message) as error:
+        load(tmp_path, "train")
+    assert "games_train.jsonl" in str(error.value)
+
+
 REAL = os.environ.get("IPR_LITE_REAL_DATA")
 real = pytest.mark.skipif(REAL is None, reason="IPR_LITE_REAL_DATA is unset: no released ALFWorld games to compare with")
 
 
-def lines(pattern: str):
-    for path in sorted((Path(REAL) / "alfworld").glob(pattern)):
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            yield from map(json.loads, file)
-
-
 @pytest.fixture(scope="module")
 def released():
-    return {g["game"]: read_problem(g["pddl_problem"], g["task"], g["game"]) for g in lines("games_*.jsonl.gz")}
+    folder = Path(REAL) / "alfworld"
+    there = [split for split, name in SPLITS.items() if list(folder.glob(f"games_{name}.jsonl*"))]
+    return {name: game for split in there for name, game in load(folder, split)[0].items()}
 
 
 @real
 def test_parity_along_the_gold_actions(released):
     """Every observation, intro and win that the real engine recorded, without the 20-step cap."""
     equal = total = won = trips = 0
-    for gold in lines("gold_*.jsonl.gz"):
+    paths = sorted((Path(REAL) / "alfworld").glob("gold_*.jsonl.gz"))
+    for gold in (json.loads(line) for path in paths for line in gzip.open(path, "rt", encoding="utf-8")):
         task = Task(gold["game"], "house", "train", "", {"game": gold["game"]})
         world = House(released, [task])
         world.max_steps = 10**6
