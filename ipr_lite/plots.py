@@ -85,15 +85,16 @@ def learning_curves(log: Sequence[dict] | pd.DataFrame, title: str = "Training")
             drawn = log[["step", name]].dropna()
             axis.plot(drawn["step"], drawn[name], style, color=colour, label=name, marker="." if len(drawn) < 3 else None)
         if "loss_outcome" in names or "loss_step" in names:
-            axis.axhline(_LN2, color="#999999", linewidth=0.8)
-            axis.annotate("ln 2: no preference yet", (0.99, _LN2), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7, color="#666666")  # fmt: skip
+            axis.axhline(_LN2, color="#999999", linewidth=0.8, label="ln 2: no preference yet")
         if names == ["accuracy"]:
             axis.set_ylim(-0.03, 1.03)
             axis.axhline(0.5, color="#999999", linewidth=0.8)
         axis.set_xlabel("update")
         axis.set_ylabel(label)
         if len(names) > 1:
-            axis.legend(fontsize=7, frameon=False)
+            low, high = axis.get_ylim()
+            axis.set_ylim(low, high + 0.3 * (high - low))  # room for the legend above the lines
+            axis.legend(fontsize=7, frameon=False, ncols=2, loc="upper center")
     takeaway = ""
     losses = log["loss"].dropna().tolist() if "loss" in log else []
     if len(losses) > 1:
