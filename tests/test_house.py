@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from ipr_lite.envs.house import NO_ACTION, NOTHING, House
 from ipr_lite.envs.house_data import SPLITS, load
 from ipr_lite.envs.house_experts import CAREFUL, HABITUAL, Errand, Habits, demonstrate
-from ipr_lite.envs.house_game import read_problem
+from ipr_lite.envs.house_game import read_problem, write_problem
 from ipr_lite.trajectory import Task
 
 PLACES = {  # id of a receptacle: kind, location, openable
@@ -325,12 +325,14 @@ def test_parity_along_the_gold_actions(released):
 
 
 @real
-def test_parity_every_released_game_loads(released):
+def test_parity_every_released_game_loads_and_is_written_back(released):
     print(f"{len(released)} games")
     for name, game in released.items():
         world = House(released, [Task(name, "house", "train", "", {"game": name})])
         world.reset(seed=0)
         assert game.receptacles and game.objects and not world.won(), name
+        again = read_problem(write_problem(game), game.instruction)
+        assert (again.receptacles, again.objects, again.fluent) == (game.receptacles, game.objects, game.fluent), name
 
 
 @real

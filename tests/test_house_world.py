@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ipr_lite.envs.house import House
 from ipr_lite.envs.house_experts import CAREFUL, HABITUAL, Errand, demonstrate
-from ipr_lite.envs.house_game import read_problem
+from ipr_lite.envs.house_game import read_problem, write_problem
 from ipr_lite.envs.house_world import _ERRANDS, _THINGS, LAYOUTS, OPENABLE, ROOMS, SIZES, games, layouts, world
 
 
@@ -59,6 +60,20 @@ def test_no_goal_holds_at_the_start_and_people_reach_each(homes, people, within)
     share = sum(n <= 20 for n in steps) / len(steps)
     print(f"{len(steps)} games, {share:.1%} within 20 steps, {sum(steps) / len(steps):.1f} on average")
     assert within[0] <= share <= within[1]
+
+
+def test_a_game_written_as_pddl_is_read_back_and_plays_the_same(homes):
+    for task in homes.tasks[::7]:
+        game = homes.games[task.setup["game"]]
+        again = read_problem(write_problem(game), game.instruction)
+        assert (again.receptacles, again.objects, again.locations) == (game.receptacles, game.objects, game.locations)
+        assert (again.static, again.fluent) == (game.static, game.fluent)
+        trip = demonstrate(task, homes, CAREFUL, random.Random(0))
+        there = House({task.setup["game"]: again}, [task])
+        there.max_steps = homes.max_steps
+        there.reset(options={"task": task})
+        played = [there.step(action)[:2] for action in trip.actions]
+        assert [o for o, _ in played[:-1]] == [s.observation for s in trip.as_steps()[:-1]] and played[-1][1] == trip.reward
 
 
 def test_an_errand_is_what_the_instruction_says(homes):

@@ -73,6 +73,44 @@ def read_problem(problem: str, instruction: str, where: str = "problem") -> Game
     )  # fmt: skip
 
 
+def write_problem(game: Game) -> str:
+    """The PDDL problem of a game, as the released games embed it; `read_problem` gives the game back."""
+    kinds = {"receptacle": game.receptacles, "object": game.objects, "location": game.locations}
+    called = {name: _id(name) for names in kinds.values() for name in names}
+
+    def written(fact: Fact) -> str:
+        return f"({' '.join(called.get(word, word) for word in fact)})"
+
+    things = [f"{called[name]} - {kind}" for kind, names in kinds.items() for name in names]
+    goal = []
+    for literal in game.goal:
+        goal.append(written(literal.fact) if literal.positive else f"(not {written(literal.fact)})")
+    variables = {word: _type(literal.fact, word) for literal in game.goal for word in literal.fact if word[0] == "?"}
+    head = " ".join(f"{name} - {kind}" for name, kind in variables.items())
+    lines = [
+        "(define (problem house)", "(:domain alfred)", "(:objects", "agent1 - agent", *things, ")",
+        "(:init", *sorted(map(written, game.static | game.fluent)), ")",
+        "(:goal", f"(exists ({head})", "(and", *goal, "))))",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _id(name: str) -> str:
+    """An id that the engine calls `name`: ids of a kind sort opposite to their numbers."""
+    kind, _, number = name.rpartition(" ")
+    place = f"{kind.removesuffix('basin')}_bar_{9999 - int(number):04d}"
+    return place + ("_bar_basin" if kind.endswith("basin") else "")
+
+
+def _type(fact: Fact, variable: str) -> str:
+    """The type of a variable, from where it stands in a fact of the domain."""
+    signature = {
+        "receptacletype": ("receptacle",), "receptacleatlocation": ("receptacle", "location"),
+        "inreceptacle": ("object", "receptacle"), "atlocation": ("agent", "location"), "holds": ("agent", "object"),
+    }  # fmt: skip
+    return signature.get(fact[0], ("object", "object"))[fact.index(variable) - 1]
+
+
 def _parse(text: str, where: str) -> list:
     """Nested lists from S-expressions, in lower case, comments left out."""
     tokens = re.findall(r"[()]|[^\s()]+", re.sub(r";[^\n]*", "", text).lower())

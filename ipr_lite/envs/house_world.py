@@ -115,6 +115,11 @@ class Layout:
     room: str
     places: tuple[tuple[str, str], ...]
 
+    @property
+    def door(self) -> str:
+        """Where the agent stands at first: a place without furniture."""
+        return f"loc {len({place for _, place in self.places}) + 1}"
+
 
 def layout(rng: random.Random, room: str) -> Layout:
     """A room of its kind, drawn."""
@@ -167,7 +172,7 @@ def game(rng: random.Random, room: Layout, kind: str) -> Game | None:
     return Game(
         receptacles=tuple(furniture),
         objects=tuple(sorted(where, key=_listing)),
-        locations=tuple(sorted({place for _, place in room.places})) + ("loc 0",),
+        locations=tuple(sorted({place for _, place in room.places} | {room.door}, key=_listing)),
         goal=tuple(_goal(kind, thing, target)),
         instruction=rng.choice(_ERRANDS[kind]).format(thing=thing, target=target),
         **_facts(room, where),
@@ -196,7 +201,7 @@ def _wish(rng: random.Random, room: Layout, kind: str, lamp: str | None) -> tupl
 
 def _facts(room: Layout, where: dict[str, str]) -> dict[str, frozenset]:
     place = dict(room.places)
-    facts = {("atlocation", AGENT, "loc 0")}
+    facts = {("atlocation", AGENT, room.door)}
     for name, at in room.places:
         facts |= {("receptacletype", name, f"{_kind(name)}type"), ("receptacleatlocation", name, at)}
         if _kind(name) in OPENABLE:
