@@ -7,7 +7,10 @@ from hashlib import sha256
 
 import pytest
 
+from ipr_lite.envs.sql import SQL
+from ipr_lite.envs.sql_database import Database
 from ipr_lite.envs.sql_guard import GuardedDatabase, QueryError
+from ipr_lite.trajectory import Task
 
 ROWS = 200
 
@@ -138,23 +141,33 @@ CLASSES = "writes schema files pragma functions bombs blobs nesting stacked tran
 EACH = {kind: 500 if kind in ("bombs", "blobs", "nesting") else 945 for kind in CLASSES}
 
 
+@pytest.mark.parametrize("door", ["guard", "step"])
 @pytest.mark.parametrize("kind", CLASSES)
-def test_hostile_queries_do_nothing(path, kind):
+def test_hostile_queries_do_nothing(path, kind, door):
+    """Behind the guard alone, and as an agent's messages."""
     rng, before, folder = random.Random(kind), sha256(path.read_bytes()).hexdigest(), path.parent
     guarded = GuardedDatabase(path)
+    env = SQL({"shop": Database(path)}, [Task("q", "sql", "test", "?", {"db": "shop", "gold": "SELECT 1"})])
+    env.reset(seed=0)
     refused, longest = 0, (0.0, "")
     for _ in range(EACH[kind]):
         query = hostile(kind, rng, folder)
         start = time.process_time()
-        try:
-            rows = guarded.execute(query)
-            assert kind not in ("writes", "schema", "files", "pragma", "functions", "transactions", "stacked") or not rows, query
-        except QueryError as error:
-            assert str(error)
-            refused += 1
+        if door == "guard":
+            try:
+                rows = guarded.execute(query)
+            except QueryError as error:
+                assert str(error)
+                rows = None
+        else:
+            observation, reward, *_, info = env.clone().step(f"Action: \n```sql\n{query}\n```")
+            assert observation.startswith("Observation: ") and reward == 0
+            rows = None if info["invalid"] else observation != "Observation: []"
+        assert kind not in ("writes", "schema", "files", "pragma", "functions", "transactions", "stacked") or not rows, query
+        refused += rows is None
         longest = max(longest, (time.process_time() - start, query[:80]))
     guarded.close()
-    print(f"{kind}: {refused} of {EACH[kind]} refused, the longest took {longest[0] * 1000:.0f} ms: {longest[1]}")
+    print(f"{kind}, {door}: {refused} of {EACH[kind]} refused, the longest took {longest[0] * 1000:.0f} ms: {longest[1]}")
     assert longest[0] < 1.0
     assert [p.name for p in folder.iterdir()] == [path.name], "a file was written"
     assert sha256(path.read_bytes()).hexdigest() == before

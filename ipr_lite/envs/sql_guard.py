@@ -12,6 +12,8 @@ import sqlite3
 import time
 from pathlib import Path
 
+from ipr_lite.envs.sql_schema import Schema
+
 # What an answer can need. Others load code, touch files, or make much out of nothing in one step, in
 # which no budget is looked at: `printf('%.*c', 1000000000, 'x')` takes seconds before it is too long.
 _FUNCTIONS = frozenset(
@@ -44,18 +46,15 @@ class QueryError(Exception):
 
 
 class GuardedDatabase:
-    """A SQLite file that can be asked, and nothing else.
+    """A SQLite file, or the bytes of one, that can be asked, and nothing else.
 
     steps: virtual-machine instructions of one query. rows, size: of one result, the size in
     characters or bytes. seconds: the last resort, of one query. Raises FileNotFoundError.
     """
 
-    def __init__(self, path: str | Path, steps: int = 2_000_000, rows: int = 2_000, size: int = 200_000, seconds: float = 0.8):
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: there is no such database")
+    def __init__(self, path: str | Path | bytes, steps: int = 2_000_000, rows: int = 5_000, size: int = 500_000, seconds: float = 0.8):
         self.steps, self.rows, self.size, self.seconds = steps, rows, size, seconds
-        self._connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+        self._connection = _open(path)
         for limit, value in _LIMITS.items():
             self._connection.setlimit(limit, value)
         self._connection.execute("PRAGMA temp_store = MEMORY")
@@ -81,6 +80,14 @@ class GuardedDatabase:
         except (sqlite3.Error, sqlite3.Warning, ValueError, TypeError, OverflowError, MemoryError) as error:
             raise QueryError(str(error) or type(error).__name__) from None
 
+    def schema(self, name: str) -> Schema:
+        """The tables and columns, read off the file."""
+        self._connection.set_authorizer(None)
+        try:
+            return Schema.of_sqlite(name, self._connection)
+        finally:
+            self._connection.set_authorizer(_authorize)
+
     def close(self) -> None:
         self._connection.close()
 
@@ -96,6 +103,18 @@ class GuardedDatabase:
     def _tick(self) -> int:
         self._left -= 1
         return int(self._left < 0 or time.monotonic() > self._deadline)
+
+
+def _open(path: str | Path | bytes) -> sqlite3.Connection:
+    if isinstance(path, bytes):
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        connection.deserialize(path)
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such database")
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
 
 
 def _authorize(action: int, first: str | None, second: str | None, *unused: str | None) -> int:

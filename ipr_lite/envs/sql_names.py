@@ -1,0 +1,436 @@
+"""Which column a name means, and what MySQL says where it means none.
+
+`resolve` goes over a query as MySQL 8 does when it prepares one: tables first, then block by block
+the select list, WHERE, ON, GROUP BY, HAVING, ORDER BY. The first fault raises; the texts are MySQL's.
+Then ONLY_FULL_GROUP_BY: what is selected beside an aggregate must be one value for each group.
+On the way every expression learns its kind (`sql_schema.KINDS`), which decides how its values print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from sqlglot import exp
+
+from ipr_lite.envs.sql_schema import Schema, Table
+
+Place = tuple[str, str]
+"""A column of a block: the alias of its source and its name, both in small letters."""
+
+
+class SQLError(Exception):
+    """What MySQL answers instead of rows."""
+
+
+@dataclass
+class Source:
+    """A table, derived table or CTE in a FROM: its columns' names and kinds."""
+
+    alias: str
+    columns: list[tuple[str, str]]
+    table: Table | None = None
+
+    def find(self, name: str) -> tuple[str, str] | None:
+        return next((c for c in self.columns if c[0].lower() == name.lower()), None)
+
+
+@dataclass
+class Block:
+    """One SELECT while it is resolved: its sources, its select list's names, the block around it."""
+
+    outer: Block | None = None
+    sources: list[Source] = field(default_factory=list)
+    merged: set[str] = field(default_factory=set)
+    names: dict[str, str] = field(default_factory=dict)
+
+    def source(self, alias: str) -> Source | None:
+        return next((s for s in self.sources if s.alias.lower() == alias.lower()), None)
+
+
+class Resolver:
+    """Resolves the queries of one schema."""
+
+    def __init__(self, schema: Schema):
+        self.schema = schema
+
+    def resolve(self, tree: exp.Expression) -> list[tuple[str, str]]:
+        """The output columns, (name, kind) each. Raises SQLError with MySQL's text."""
+        if any(e.args.get("query") and e.args["query"].unnest().args.get("limit") for e in tree.find_all(exp.In)):
+            raise SQLError("This version of MySQL doesn't yet support 'LIMIT & IN/ALL/ANY/SOME subquery'")
+        known = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
+        for table in tree.find_all(exp.Table, bfs=False):
+            self._open(table, known)
+        return self._query(tree, None, {})
+
+    def _open(self, table: exp.Table, known: set[str]) -> None:
+        database = table.text("db")
+        if database.lower() == "information_schema" and self.schema.information(table.name):
+            return
+        if database and database.lower() != self.schema.name.lower():
+            raise SQLError(f"Unknown database '{database}'")
+        if not (table.name.lower() in known and not database) and self.schema.table(table.name) is None:
+            raise SQLError(f"Table '{self.schema.name}.{table.name.lower()}' doesn't exist")
+
+    # --- queries ----------------------------------------------------------------------------------
+
+    def _query(self, node: exp.Expression, outer: Block | None, ctes: dict) -> list[tuple[str, str]]:
+        if isinstance(node, exp.Subquery):
+            return self._query(node.this, outer, ctes)
+        for cte in node.ctes if hasattr(node, "ctes") else ():
+            ctes = {**ctes, cte.alias.lower(): _renamed(self._query(cte.this, None, ctes), cte)}
+        if isinstance(node, exp.SetOperation):
+            left, right = self._query(node.left, outer, ctes), self._query(node.right, outer, ctes)
+            if len(left) != len(right):
+                raise SQLError("The used SELECT statements have a different number of columns")
+            union = Block(outer, [Source("", left)])
+            for ordered in _items(node.args.get("order")):
+                self._expression(ordered, union, "order clause", ctes)
+            return [(name, _common([kind, other])) for (name, kind), (_, other) in zip(left, right)]
+        if not isinstance(node, exp.Select):
+            raise SQLError(f"this world reads tables only, with SELECT, SHOW and DESC, not {node.key.upper()}")
+        return self._select(node, outer, ctes)
+
+    def _select(self, node: exp.Select, outer: Block | None, ctes: dict) -> list[tuple[str, str]]:
+        block = Block(outer)
+        joins = node.args.get("joins") or []
+        start = node.args.get("from_")
+        for item in ([start.this] if start else []) + [join.this for join in joins]:
+            self._add_source(item, block, ctes)
+        for join in joins:
+            block.merged.update(name.name.lower() for name in join.args.get("using") or ())
+            if str(join.args.get("method") or "").upper() == "NATURAL":
+                block.merged.update(name.lower() for s in block.sources for name, _ in s.columns)
+        outputs = self._select_list(node, block, ctes)
+        if where := node.args.get("where"):
+            self._expression(where.this, block, "where clause", ctes)
+            if any(_aggregates(where.this)):
+                raise SQLError("Invalid use of group function")
+        for join in reversed(joins):  # MySQL's list of joins has the last one first
+            if on := join.args.get("on"):
+                self._expression(on, block, "on clause", ctes)
+        node.meta["block"] = block
+        groups = []
+        for item in _items(node.args.get("group")):
+            groups.append(self._position(item, node, "group statement"))
+            self._expression(groups[-1], block, "group statement", ctes, names=True)
+        if having := node.args.get("having"):
+            self._having(having.this, node, block, groups, ctes)
+        for ordered in _items(node.args.get("order")):
+            item = self._position(ordered.this, node, "order clause")
+            self._expression(item, block, "order clause", ctes, names=True)
+        self._full_group_by(node, block, groups)
+        return outputs
+
+    def _add_source(self, item: exp.Expression, block: Block, ctes: dict) -> None:
+        alias = item.alias_or_name
+        if isinstance(item, exp.Table):
+            table = self.schema.table(item.name)
+            if item.text("db").lower() == "information_schema":
+                table, _ = self.schema.information(item.name)
+            if not item.text("db") and item.name.lower() in ctes:
+                source = Source(alias, ctes[item.name.lower()])
+            else:
+                source = Source(alias, [(c.name, c.kind) for c in table.columns], table)
+        else:
+            if not item.alias:
+                raise SQLError("Every derived table must have its own alias")
+            source = Source(alias, _renamed(self._query(item, None, ctes), item))
+        if block.source(alias):
+            raise SQLError(f"Not unique table/alias: '{alias}'")
+        block.sources.append(source)
+        for join in item.args.get("joins") or ():  # FROM a, (b JOIN c)
+            self._add_source(join.this, block, ctes)
+
+    def _select_list(self, node: exp.Select, block: Block, ctes: dict) -> list[tuple[str, str]]:
+        outputs: list[tuple[str, str]] = []
+        for item in node.expressions:
+            if isinstance(item, exp.Star):
+                if not block.sources:
+                    raise SQLError("No tables used")
+                outputs += [column for source in block.sources for column in source.columns]
+            elif isinstance(item, exp.Column) and isinstance(item.this, exp.Star):
+                source = block.source(item.table)
+                if source is None:
+                    raise SQLError(f"Unknown table '{item.table}'")
+                outputs += source.columns
+            else:
+                self._expression(item, block, "field list", ctes)
+                outputs.append((item.alias_or_name or item.sql("mysql"), _kind(item)))
+                block.names[outputs[-1][0].lower()] = outputs[-1][1]
+        if node.args.get("distinct") and node.expressions:
+            block.names["*"] = ""
+        return outputs
+
+    def _position(self, item: exp.Expression, node: exp.Select, where: str) -> exp.Expression:
+        """GROUP BY 2 and ORDER BY 2 mean the second column selected."""
+        if isinstance(item, exp.Literal) and not item.is_string:
+            number = int(item.this) if item.this.isdigit() else 0
+            starred = any(e.is_star for e in node.expressions)
+            if not starred and not 1 <= number <= len(node.expressions):
+                raise SQLError(f"Unknown column '{item.this}' in '{where}'")
+            return item if starred else node.expressions[number - 1].unalias()
+        return item
+
+    def _having(self, node: exp.Expression, select: exp.Select, block: Block, groups: list, ctes: dict) -> None:
+        """HAVING knows what is selected and grouped by; inside an aggregate, every column."""
+        self._expression(node, block, "having clause", ctes, names=True)
+        shown = {_place(e) for item in (*select.expressions, *groups) for e in item.find_all(exp.Column)}
+        starred = any(e.is_star for e in select.expressions)
+        for column in node.find_all(exp.Column):
+            bare = _place(column) is not None and column.meta["block"] is block
+            inside = column.find_ancestor(exp.AggFunc, exp.Select)
+            if bare and not starred and _place(column) not in shown and not isinstance(inside, exp.AggFunc):
+                raise SQLError(f"Unknown column '{_written(column)}' in 'having clause'")
+
+    # --- expressions ------------------------------------------------------------------------------
+
+    def _expression(self, node: exp.Expression, block: Block, where: str, ctes: dict, names: bool = False) -> None:
+        """Resolves every column under `node`; `names`: the select list's aliases count too."""
+        if isinstance(node, exp.Column):
+            self._column(node, block, where, names)
+        elif isinstance(node, (exp.Select, exp.SetOperation, exp.Subquery)):
+            outputs = self._query(node, block, ctes)
+            if len(outputs) != 1 and not isinstance(node.parent, (exp.Exists, exp.In)):
+                raise SQLError("Operand should contain 1 column(s)")
+            node.meta["kind"] = outputs[0][1]
+        elif isinstance(node, exp.In) and node.args.get("query"):
+            self._expression(node.this, block, "IN/ALL/ANY subquery", ctes, names)
+            inner = node.args["query"].unnest()
+            wanted = len(node.this.expressions) if isinstance(node.this, exp.Tuple) else 1
+            if len(self._query(inner, block, ctes)) != wanted:
+                raise SQLError(f"Operand should contain {wanted} column(s)")
+        else:
+            for child in node.iter_expressions():
+                self._expression(child, block, where, ctes, names)
+
+    def _column(self, column: exp.Column, block: Block, where: str, names: bool) -> None:
+        if isinstance(column.this, exp.Star):
+            return
+        wanted, qualifier = column.name, column.table
+        if names and not qualifier and where in ("order clause", "having clause") and wanted.lower() in block.names:
+            column.meta["kind"] = block.names[wanted.lower()]
+            return
+        around: Block | None = block
+        while around is not None:
+            sources = [s for s in around.sources if not qualifier or s.alias.lower() == qualifier.lower()]
+            found = [(s, c) for s in sources if (c := s.find(wanted))]
+            if len(found) > 1 and not qualifier and wanted.lower() not in around.merged:
+                raise SQLError(f"Column '{wanted}' in {where} is ambiguous")
+            if found:
+                source, (name, kind) = found[0]
+                column.meta.update(kind=kind, block=around, place=(source.alias.lower(), name.lower()), name=name)
+                column.meta["table"] = source.table.name.lower() if source.table else ""
+                return
+            around = around.outer
+        if names and not qualifier and wanted.lower() in block.names:
+            column.meta["kind"] = block.names[wanted.lower()]
+            return
+        raise SQLError(f"Unknown column '{_written(column)}' in '{where}'")
+
+    # --- ONLY_FULL_GROUP_BY -----------------------------------------------------------------------
+
+    def _full_group_by(self, node: exp.Select, block: Block, groups: list[exp.Expression]) -> None:
+        order = [ordered.this for ordered in _items(node.args.get("order"))]
+        clauses = [("SELECT list", node.expressions), ("ORDER BY clause", order)]
+        if not groups and not any(a for _, items in clauses for i in items for a in _aggregates(i)):
+            if node.args.get("distinct"):
+                self._distinct_order(node, block, order)
+            return
+        fixed = _determined(node, block, groups)
+        aliases = {e.alias.lower(): e.this for e in node.expressions if isinstance(e, exp.Alias)}
+        groups = [aliases.get(g.name.lower(), g) if isinstance(g, exp.Column) and not _place(g) else g for g in groups]
+        for clause, items in clauses:
+            for number, item in enumerate(items, 1):
+                if isinstance(item, exp.Star) or (isinstance(item, exp.Column) and isinstance(item.this, exp.Star)):
+                    loose = _loose_star(item, block, fixed)
+                else:
+                    loose = next(_loose(item.unalias(), block, fixed, groups), None)
+                if loose is None:
+                    continue
+                source = block.source(loose[0])
+                name = source.find(loose[1])[0]
+                full = f"{self.schema.name}.{source.alias}.{name}" if source.table else f"{source.alias}.{name}"
+                if not groups:
+                    raise SQLError(
+                        f"In aggregated query without GROUP BY, expression #{number} of {clause} contains nonaggregated "
+                        f"column '{full}'; this is incompatible with sql_mode=only_full_group_by"
+                    )
+                raise SQLError(
+                    f"Expression #{number} of {clause} is not in GROUP BY clause and contains nonaggregated column "
+                    f"'{full}' which is not functionally dependent on columns in GROUP BY clause; this is incompatible "
+                    "with sql_mode=only_full_group_by"
+                )
+
+    def _distinct_order(self, node: exp.Select, block: Block, order: list[exp.Expression]) -> None:
+        if any(e.is_star for e in node.expressions):
+            return
+        shown = {_place(e.unalias()) for e in node.expressions}
+        for number, item in enumerate(order, 1):
+            for column in item.find_all(exp.Column):
+                place = _place(column)
+                if place and column.meta["block"] is block and place not in shown:
+                    source = block.source(place[0])
+                    full = f"{self.schema.name}.{source.alias}.{column.meta['name']}"
+                    raise SQLError(
+                        f"Expression #{number} of ORDER BY clause is not in SELECT list, references column '{full}' "
+                        "which is not in SELECT list; this is incompatible with DISTINCT"
+                    )
+
+
+def _items(clause: exp.Expression | None) -> list[exp.Expression]:
+    return clause.expressions if clause is not None else []
+
+
+def _renamed(columns: list[tuple[str, str]], item: exp.Expression) -> list[tuple[str, str]]:
+    """The columns under the names that `AS t (a, b)` gives them, where it does."""
+    alias = item.args.get("alias")
+    names = [c.name for c in alias.args.get("columns") or ()] if isinstance(alias, exp.TableAlias) else []
+    return [(name, kind) for name, (_, kind) in zip(names, columns)] if names else columns
+
+
+def _written(column: exp.Column) -> str:
+    return ".".join(part.name for part in column.parts)
+
+
+def _place(node: exp.Expression) -> Place | None:
+    return node.meta.get("place") if isinstance(node, exp.Column) else None
+
+
+def _aggregates(node: exp.Expression) -> Iterator[exp.Expression]:
+    """The aggregates of this block under `node`: not those of subqueries or windows."""
+    if isinstance(node, (exp.Select, exp.SetOperation, exp.Subquery, exp.Window)):
+        return
+    if isinstance(node, exp.AggFunc):
+        yield node
+    for child in node.iter_expressions():
+        yield from _aggregates(child)
+
+
+def _determined(node: exp.Select, block: Block, groups: Iterable[exp.Expression]) -> set[Place]:
+    """The columns that have one value for each group: those grouped by, constants, and what keys and
+    equalities fix from there."""
+    fixed = {_place(g) for g in groups if _place(g)}
+    equal: list[tuple[Place, Place]] = []
+    conditions = [node.args["where"].this] if node.args.get("where") else []
+    conditions += [join.args["on"] for join in node.args.get("joins") or () if join.args.get("on")]
+    for condition in conditions:
+        for part in condition.flatten() if isinstance(condition, exp.And) else [condition]:
+            if not isinstance(part, exp.EQ):
+                continue
+            left, right = _place(part.left), _place(part.right)
+            if left and right:
+                equal += [(left, right), (right, left)]
+            elif left and isinstance(part.right, exp.Literal):
+                fixed.add(left)
+    size = -1
+    while len(fixed) != size:
+        size = len(fixed)
+        fixed |= {b for a, b in equal if a in fixed}
+        for source in block.sources:
+            alias = source.alias.lower()
+            for key in source.table.keys if source.table else ():
+                if all((alias, name.lower()) in fixed for name in key):
+                    fixed |= {(alias, name.lower()) for name, _ in source.columns}
+    return fixed
+
+
+def _loose(node: exp.Expression, block: Block, fixed: set[Place], groups: list[exp.Expression]) -> Iterator[Place]:
+    """The columns of this block under `node` that are neither aggregated nor determined."""
+    if node in groups or isinstance(node, exp.AggFunc):
+        return
+    place = _place(node)
+    if place and node.meta["block"] is block and place not in fixed:
+        yield place
+    for child in node.iter_expressions():
+        yield from _loose(child, block, fixed, groups)
+
+
+def _loose_star(item: exp.Expression, block: Block, fixed: set[Place]) -> Place | None:
+    sources = block.sources if isinstance(item, exp.Star) else [block.source(item.table)]
+    places = ((s.alias.lower(), name.lower()) for s in sources for name, _ in s.columns)
+    return next((place for place in places if place not in fixed), None)
+
+
+# --- kinds ----------------------------------------------------------------------------------------
+
+
+def _common(kinds: list[str]) -> str:
+    """The kind of a value that may come from any of these."""
+    kinds = [k for k in kinds if k]
+    if not kinds or len(set(kinds)) == 1:
+        return kinds[0] if kinds else ""
+    if "text" in kinds or any(k.startswith("date") for k in kinds):
+        return "text"
+    if any(k.startswith("double") for k in kinds):
+        return "double"
+    return f"decimal:{max(map(_scale, kinds))}"
+
+
+def _scale(kind: str) -> int:
+    """Digits after the point, where the kind says them."""
+    return int(kind.partition(":")[2] or 0)
+
+
+def _exact(kind: str) -> bool:
+    return kind == "int" or kind.startswith("decimal")
+
+
+def _kind(node: exp.Expression) -> str:
+    """What MySQL says a value is; "" where it is not told apart."""
+    if "kind" in node.meta:
+        return node.meta["kind"]
+    if isinstance(node, (exp.Alias, exp.Paren, exp.Neg, exp.Min, exp.Max, exp.Distinct, exp.Abs, exp.AnyValue, exp.Window)):
+        inner = node.expressions if isinstance(node, exp.Distinct) else [node.this]
+        return _kind(inner[0]) if inner else ""
+    if isinstance(node, exp.Literal):
+        digits = node.this.partition(".")[2]
+        return "text" if node.is_string else f"decimal:{len(digits)}" if digits else "int"
+    if isinstance(node, (exp.Sum, exp.Avg)):
+        kind, more = _kind(node.this), 4 if isinstance(node, exp.Avg) else 0
+        if _exact(kind):
+            return f"decimal:{_scale(kind) + more}"
+        return f"double:{_scale(kind) + more}" if ":" in kind else "double"
+    if isinstance(node, (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod)):
+        left, right = _kind(node.left), _kind(node.right)
+        if not (_exact(left) and _exact(right)):
+            return "double"
+        if isinstance(node, exp.Div):
+            return f"decimal:{_scale(left) + 4}"
+        if left == right == "int":
+            return "int"
+        scales = _scale(left), _scale(right)
+        return f"decimal:{sum(scales) if isinstance(node, exp.Mul) else max(scales)}"
+    if isinstance(node, exp.Round):
+        kind, digits = _kind(node.this), node.args.get("decimals")
+        if not kind.startswith("decimal"):
+            return kind
+        places = int(digits.this) if isinstance(digits, exp.Literal) and digits.this.isdigit() else 0
+        return f"decimal:{min(places, _scale(kind))}"
+    if isinstance(node, (exp.Coalesce, exp.Case, exp.If)):
+        if isinstance(node, exp.Coalesce):
+            values = [node.this, *node.expressions]
+        else:
+            branches = node.args.get("ifs") or [node]
+            values = [b.args.get("true") for b in branches] + [node.args.get("default") or node.args.get("false")]
+        return _common([_kind(v) for v in values if v is not None])
+    if isinstance(node, exp.Cast):
+        to = node.to.this
+        if to in exp.DataType.INTEGER_TYPES:
+            return "int"
+        if to == exp.DataType.Type.DECIMAL:
+            places = node.to.expressions[1:]
+            return f"decimal:{places[0].name if places else 0}"
+        if to in exp.DataType.REAL_TYPES:
+            return "double"
+        return {exp.DataType.Type.DATE: "date", exp.DataType.Type.DATETIME: "datetime"}.get(to, "text")
+    if isinstance(node, (exp.Count, exp.Predicate, exp.Not, exp.Connector, exp.Length, exp.Floor, exp.Ceil, exp.IntDiv, exp.Year, exp.Month, exp.Day, exp.DateDiff)):
+        return "int"
+    if isinstance(node, exp.Date):
+        return "date"
+    if isinstance(node, exp.Null):
+        return ""
+    return "text" if isinstance(node, (exp.Concat, exp.Upper, exp.Lower, exp.Substring, exp.GroupConcat, exp.Trim, exp.Left, exp.Right)) else ""
+
+
+kind_of = _kind
