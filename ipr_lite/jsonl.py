@@ -24,16 +24,16 @@ class DataError(ValueError):
     """A file or record that cannot be used; the message is one line and ends with the remedy."""
 
 
-def write_whole(path: str | Path, text: str) -> Path:
-    """Write `text` aside, then rename it to `path`: a reader sees the old file or the new one.
+def write_whole(path: str | Path, content: str | bytes) -> Path:
+    """Write `content` aside, then rename it to `path`: a reader sees the old file or the new one.
 
-    Line ends are LF on every system, so that equal content has equal bytes. Folders are made.
+    A text is UTF-8 with LF on every system, so that equal content has equal bytes. Folders are made.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
     try:
-        aside.write_text(text, encoding="utf-8", newline="\n")
+        aside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

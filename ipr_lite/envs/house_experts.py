@@ -10,6 +10,7 @@ import random
 import re
 from dataclasses import dataclass, field
 
+from ipr_lite.envs import people
 from ipr_lite.envs.house import NOTHING, PREFIX, TOOLS, House
 from ipr_lite.envs.house_game import Game
 from ipr_lite.trajectory import Task, Trajectory
@@ -135,8 +136,10 @@ class _Resident:
 
     # --- deciding --------------------------------------------------------------------------------
 
-    def act(self) -> str:
-        """The next message."""
+    def act(self, observation: str) -> str:
+        """The next message, after what the house answered to the last one."""
+        if self.last:
+            self.read(observation)
         errand = self.errand
         if self.blocked:
             return self._say("look", f"examine {self.here}")
@@ -221,19 +224,13 @@ class _Resident:
 
 def demonstrate(task: Task, env: House, habits: Habits, rng: random.Random) -> Trajectory:
     """One whole episode of a person with these habits; the environment is left at its end."""
-    observation, _ = env.reset(options={"task": task})
-    resident = _Resident(env.games[task.setup["game"]], habits, rng)
-    messages = env.messages(observation, task)
-    over, reward, info = False, 0.0, {}
-    while not over:
-        message = resident.act()
-        observation, reward, terminated, truncated, info = env.step(message)
-        resident.read(observation)
-        over = terminated or truncated
-        messages.append({"role": "assistant", "content": message})
-        if not over:
-            messages.append({"role": "user", "content": observation})
-    return Trajectory(task, messages, reward, info["success"], "expert")
+    return people.play(task, env, _Resident(env.games[task.setup["game"]], habits, rng))
+
+
+def demonstrations(tasks: Sequence[Task], env: House, habits: Habits, seed: int, keep: float = 1.0) -> list[Trajectory]:
+    """One demonstration for each task, less those whose reward is under `keep` (`people.one_each`)."""
+    agent = "expert-careful" if habits == CAREFUL else "expert-habitual"
+    return people.one_each(lambda task, rng: demonstrate(task, env, habits, rng), tasks, agent, seed, keep)
 
 
 def _kind(name: str) -> str:

@@ -6,11 +6,11 @@ a reader of the instruction knows: which words are the product, its attributes a
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from ipr_lite.envs import people
 from ipr_lite.envs.shop import PREFIX, SEP, Shop
 from ipr_lite.envs.shop_world import SIZE_LIKE, pretraining_world
 from ipr_lite.trajectory import Task, Trajectory
@@ -273,38 +273,15 @@ def _options(parts: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]
 
 def demonstrate(task: Task, env: Shop, habits: Habits, rng: random.Random) -> Trajectory:
     """One whole episode of a person with these habits; the environment is left at its end."""
-    shopper = _Shopper(task, habits, rng)
-    page, _ = env.reset(options={"task": task})
-    messages = env.messages(page, task)
-    over, reward, info = False, 0.0, {}
-    while not over:
-        message = shopper.act(page)
-        page, reward, terminated, truncated, info = env.step(message)
-        over = terminated or truncated
-        messages.append({"role": "assistant", "content": message})
-        if not over:
-            messages.append({"role": "user", "content": page})
-    return Trajectory(task, messages, reward, info["success"], "expert")
+    return people.play(task, env, _Shopper(task, habits, rng))
 
 
 def demonstrations(
     tasks: Sequence[Task], env: Shop, habits: Habits, seed: int, keep: float = 0.5
 ) -> list[Trajectory]:
-    """One demonstration for each task, less those whose reward is under `keep`.
-
-    Each has its own random numbers, from a hash of (seed, task id), so that no task's demonstration
-    depends on the others.
-    """
+    """One demonstration for each task, less those whose reward is under `keep` (`people.one_each`)."""
     agent = "expert-careful" if habits == CAREFUL else "expert-habitual"
-    found = []
-    for task in tasks:
-        digest = hashlib.sha256(f"{seed}/{task.id}".encode()).digest()
-        rng = random.Random(int.from_bytes(digest[:8], "big"))
-        trajectory = demonstrate(task, env, habits, rng)
-        trajectory.agent, trajectory.seed = agent, seed
-        if trajectory.reward >= keep:
-            found.append(trajectory)
-    return found
+    return people.one_each(lambda task, rng: demonstrate(task, env, habits, rng), tasks, agent, seed, keep)
 
 
 def transcripts(n: int, seed: int, episodes_per_world: int = 60) -> Iterator[Trajectory]:
