@@ -75,7 +75,7 @@ def write_sql(folder: Path) -> list[Path]:
 
 def write_house(folder: Path) -> list[Path]:
     """The generated households: every game as the PDDL problem it is, demonstrations and card."""
-    env = house_world.world()
+    env = house_world.make()
     tasks, lines = {}, {}
     for split in house_world.SIZES:
         games, tasks[split] = house_world.games(split)

@@ -9,15 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from ipr_lite.envs import house_world
 from ipr_lite.envs.house import House
 from ipr_lite.envs.house_experts import CAREFUL, HABITUAL, Errand, demonstrate
 from ipr_lite.envs.house_game import read_problem, write_problem
-from ipr_lite.envs.house_world import _ERRANDS, _THINGS, LAYOUTS, OPENABLE, ROOMS, SIZES, games, layouts, world
+from ipr_lite.envs.house_world import _ERRANDS, _THINGS, LAYOUTS, OPENABLE, ROOMS, SIZES, games, layouts
 
 
 @pytest.fixture(scope="module")
 def homes():
-    return world()
+    """Every shipped game, in one house."""
+    home = house_world.make()
+    home.tasks = tuple(task for split in SIZES for task in house_world.tasks(split))
+    return home
 
 
 def test_rooms_are_many_and_the_unseen_ones_are_others(homes):
@@ -43,6 +47,7 @@ def test_every_split_has_every_kind_of_task_and_is_drawn_the_same_again(homes):
     found, tasks = games("dev")
     assert found == {t.setup["game"]: homes.games[t.setup["game"]] for t in tasks}
     assert len({(g.receptacles, g.fluent, g.instruction) for g in homes.games.values()}) == len(homes.games)
+    assert len(house_world.tasks("test")) == SIZES["test_seen"] + SIZES["test_unseen"]
     with pytest.raises(ValueError, match="no split 'tests'; the splits are train"):
         games("tests")
 

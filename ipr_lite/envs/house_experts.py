@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ipr_lite.envs import people
 from ipr_lite.envs.house import NOTHING, PREFIX, TOOLS, House
 from ipr_lite.envs.house_game import Game
+from ipr_lite.envs.house_world import other_game
 from ipr_lite.trajectory import Task, Trajectory
 
 
@@ -21,11 +23,16 @@ class Habits:
     """How a person searches; every number is a probability in [0, 1], drawn once a task.
 
     `fixed_order`: goes through the furniture as it is listed, whatever is sought. `opens_all`: opens
-    and closes every drawer on the way, also with full hands.
+    and closes every drawer on the way, also with full hands. `forgets`: leaves out the treatment.
+    The last two are drawn at every step: `wanders` goes somewhere for no reason, `fumbles` asks for
+    what cannot be done.
     """
 
     fixed_order: float = 0.0
     opens_all: float = 0.0
+    forgets: float = 0.0
+    wanders: float = 0.0
+    fumbles: float = 0.0
 
 
 CAREFUL = Habits()
@@ -78,6 +85,7 @@ _THOUGHTS = {
     ),
     "open": ("It is closed, so I open it.", "I open {place} to look inside.", "Let me see what is in {place}."),
     "look": ("I am already there, so I look at {place}.", "It is right here, let me see {place}."),
+    "wander": ("Perhaps here.", "I try something else.", "Let me see."),
     "close": ("Nothing for me here, I close it.", "I close {place} again."),
     "take": ("There is {name}, I take it.", "I found {name} and pick it up.", "{name} is what I need."),
     "carry": ("Now I go to {place}.", "I have {name}, next comes {place}.", "I bring {name} to {place}."),
@@ -107,6 +115,7 @@ class _Resident:
         self.errand = Errand.of(self.game)
         self.fixed = self.rng.random() < self.habits.fixed_order
         self.opens_all = self.rng.random() < self.habits.opens_all
+        self.treated = self.forgetful = self.habits.forgets > 0 and self.rng.random() < self.habits.forgets
         self.holds = {(fact[1], fact[2]) for fact in self.game.static if fact[0] == "cancontain"}
 
     # --- reading ---------------------------------------------------------------------------------
@@ -126,11 +135,12 @@ class _Resident:
         elif text.startswith("You close "):
             self.shut.add(self.here)
         elif text.startswith("You pick up "):
-            self.held, self.treated = self.last.removeprefix("take ").partition(" from ")[0], False
+            self.held, self.treated = self.last.removeprefix("take ").partition(" from ")[0], self.forgetful
             self.seen[self.here].remove(self.held)
         elif text.startswith(("You put ", "You move ")):
             self.seen.setdefault(self.here, []).append(self.held)
-            self.held, self.home = None, self.here
+            self.held, self.home = None, None if self.forgetful else self.here
+            self.forgetful = False  # it did not count: back to it, and treated this time
         elif verb in TOOLS and text.startswith("You "):
             self.treated = True
 
@@ -143,6 +153,11 @@ class _Resident:
         errand = self.errand
         if self.blocked:
             return self._say("look", f"examine {self.here}")
+        if self.habits.wanders and self.rng.random() < self.habits.wanders:
+            return self._go(self.rng.choice(self.game.receptacles), "wander")
+        if self.habits.fumbles and self.rng.random() < self.habits.fumbles:
+            thing, place = f"{errand.thing} {self.rng.randint(1, 3)}", self.here or self.game.receptacles[0]
+            return self._say("wander", self.rng.choice((f"take {thing} from {place}", f"open {thing}")))
         if self.opens_all and self.here in self.shut and self.here not in self.seen:
             return self._say("open", f"open {self.here}")
         if self.held is None:
@@ -231,6 +246,29 @@ def demonstrations(tasks: Sequence[Task], env: House, habits: Habits, seed: int,
     """One demonstration for each task, less those whose reward is under `keep` (`people.one_each`)."""
     agent = "expert-careful" if habits == CAREFUL else "expert-habitual"
     return people.one_each(lambda task, rng: demonstrate(task, env, habits, rng), tasks, agent, seed, keep)
+
+
+def transcripts(n: int, seed: int) -> Iterator[Trajectory]:
+    """`n` episodes of people of all sorts in generated households, for the base model's corpus."""
+    rng = random.Random(f"house transcripts/{seed}")
+    for number in range(n):
+        game, kind = other_game(rng)
+        task = Task(f"p{seed}-{number}", "house", "pretrain", game.instruction, {"game": "g", "type": kind})
+        trajectory = demonstrate(task, House({"g": game}, [task]), _someone(rng), rng)
+        trajectory.agent, trajectory.seed = "transcript", seed
+        yield trajectory
+
+
+def _someone(rng: random.Random) -> Habits:
+    if rng.random() < 0.3:
+        return Habits()
+    return Habits(
+        fixed_order=rng.random(),
+        opens_all=rng.random() * 0.5,
+        forgets=rng.random() * 0.5,
+        wanders=rng.uniform(0, 0.2) if rng.random() < 0.4 else 0.0,
+        fumbles=rng.uniform(0, 0.2) if rng.random() < 0.4 else 0.0,
+    )
 
 
 def _kind(name: str) -> str:

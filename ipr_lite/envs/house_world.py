@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 from ipr_lite.envs.house import AGENT, TOOLS, House
+from ipr_lite.envs.house_data import load
 from ipr_lite.envs.house_game import FLUENTS, Game, Literal
 from ipr_lite.trajectory import Task
 
@@ -137,6 +139,7 @@ def layout(rng: random.Random, room: str) -> Layout:
     return Layout(room, tuple(sorted(places, key=lambda place: _listing(place[0]))))
 
 
+@lru_cache(maxsize=4)
 def layouts(which: str, seed: int = WORLD_SEED) -> list[Layout]:
     """The layouts of the `seen` or the `unseen` rooms: as many of each kind of room, no two alike."""
     rng = random.Random(f"house/{seed}/layouts")
@@ -252,10 +255,44 @@ def games(split: str, seed: int = WORLD_SEED) -> tuple[dict[str, Game], list[Tas
     return found, tasks
 
 
-def world(splits: Sequence[str] = tuple(SIZES)) -> House:
-    """A household world with the games of these splits."""
-    every = [games(split) for split in splits]
-    return House({k: g for found, _ in every for k, g in found.items()}, [t for _, tasks in every for t in tasks])
+@lru_cache(maxsize=8)
+def _split(split: str, data: str | None) -> tuple[dict[str, Game], list[Task]]:
+    return games(split) if data is None else load(data, split)
+
+
+def make(data: str | Path | None = None) -> House:
+    """The generated households, or those of ALFWorld's own games in the folder `data`.
+
+    Of a folder, the splits that it has; at least one must be there.
+    """
+    found: dict[str, Game] = {}
+    drawn: list[Task] = []
+    for split in SIZES:
+        try:
+            more, tasks_ = _split(split, None if data is None else str(data))
+        except FileNotFoundError:
+            continue
+        found.update(more)
+        drawn += tasks_ if split == "train" or not drawn else []
+    if not found:
+        _split("train", str(data))  # raises, and says what was looked for
+    return House(found, drawn)
+
+
+def tasks(split: str, data: str | Path | None = None) -> list[Task]:
+    """The games of a split; `test` is `test_seen` and then `test_unseen`. Raises ValueError for another name."""
+    parts = ("test_seen", "test_unseen") if split == "test" else (split,)
+    return [task for part in parts for task in _split(part, None if data is None else str(data))[1]]
+
+
+def other_game(rng: random.Random) -> tuple[Game, str]:
+    """A game for the base model's corpus and its kind, in a layout that no shipped game has."""
+    shipped = {*layouts("seen"), *layouts("unseen")}
+    while True:
+        room = layout(rng, rng.choice(list(ROOMS)))
+        kind = rng.choice(list(_ERRANDS))
+        if room not in shipped and (found := game(rng, room, kind)):
+            return found, kind
 
 
 def _fits(thing: str, furniture: str) -> bool:
