@@ -15,6 +15,7 @@ examples:
   python -m ipr_lite run --data PATH --demonstrations 120 --test 50
                                                       on WebShop's own products and goals
   python -m ipr_lite sft --out runs/mine              one stage; explore, score, pairs, train, evaluate follow
+  python -m ipr_lite play --env sql                   play yourself; `hint` asks an expert
   python -m ipr_lite compare --seeds 0-9              methods x seeds -> data/results/shop_effect.csv
   python -m ipr_lite show runs/shop/demonstrations.jsonl --line 3
                                                       a trajectory as a page
@@ -76,6 +77,11 @@ def parser() -> argparse.ArgumentParser:
     base.add_argument("--threads", type=int)
     data = commands.add_parser("data", help="write the shipped data anew")
     data.add_argument("--out", type=Path, default=Path("data"))
+    game = commands.add_parser("play", help="play a task yourself; `hint` asks a careful expert")
+    game.add_argument("--env", default="shop", help="default: shop")
+    game.add_argument("--data", help="a folder with the original benchmark's data")
+    game.add_argument("--split", default="dev", help="default: dev")
+    game.add_argument("--task", type=int, default=1, help="which task of the split (from 1)")
     page = commands.add_parser("show", help="a trajectory as a page")
     page.add_argument("file", type=Path, help="a JSON Lines file of trajectories")
     page.add_argument("--line", type=int, default=1, help="which line (from 1)")
@@ -221,6 +227,18 @@ def do_data(options) -> int:
     return 0
 
 
+def do_play(options) -> int:
+    from ipr_lite import envs
+    from ipr_lite.play import play
+
+    env, tasks = envs.make(options.env, options.data), envs.tasks(options.env, options.split, options.data)
+    if not 1 <= options.task <= len(tasks):
+        raise ValueError(f"--task {options.task}: the split {options.split} has tasks 1 to {len(tasks)}")
+    task = tasks[options.task - 1]
+    play(env, task, envs.experts(options.env).guide(task, env), input, print)
+    return 0
+
+
 def do_show(options) -> int:
     from ipr_lite.trajectory import read_trajectories
     from ipr_lite.viewer import page, trajectory_html
@@ -241,6 +259,7 @@ COMMANDS = {
     "pretrain": do_pretrain,
     "data": do_data,
     "show": do_show,
+    "play": do_play,
 } | {stage: do_stage for stage in STAGES}
 
 if __name__ == "__main__":

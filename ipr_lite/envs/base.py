@@ -46,6 +46,10 @@ class TextEnv(gymnasium.Env):
         """
         raise NotImplementedError
 
+    def message(self, action: str, thought: str = "") -> str:
+        """The ReAct message that says this action: `parse` of it gives the action back."""
+        return f"Thought: {thought}\nAction: {action}"
+
     def clone(self) -> "TextEnv":
         """A copy that goes on from the same state; acting in one leaves the other as it was."""
         raise NotImplementedError

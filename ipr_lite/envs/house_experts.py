@@ -231,6 +231,12 @@ class _Resident:
         self.here = place
         return message
 
+    def did(self, action: str) -> None:
+        """They stand and hold what they would after this action, once the house has answered it."""
+        self.last = action
+        if action.startswith("go to "):
+            self.here = action.removeprefix("go to ")
+
     def _say(self, why: str, command: str, **words: str) -> str:
         known = {"thing": self.errand.thing, "place": self.here or "it", "name": self.held or "it", "verb": ""}
         self.last = command
@@ -240,6 +246,11 @@ class _Resident:
 def demonstrate(task: Task, env: House, habits: Habits, rng: random.Random) -> Trajectory:
     """One whole episode of a person with these habits; the environment is left at its end."""
     return people.play(task, env, _Resident(env.games[task.setup["game"]], habits, rng))
+
+
+def guide(task: Task, env: House) -> people.Person:
+    """A careful person to ask for a hint."""
+    return _Resident(env.games[task.setup["game"]], CAREFUL, random.Random(task.id))
 
 
 def demonstrations(tasks: Sequence[Task], env: House, habits: Habits, seed: int, keep: float = 1.0) -> list[Trajectory]:

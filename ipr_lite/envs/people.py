@@ -14,7 +14,11 @@ from ipr_lite.trajectory import Task, Trajectory
 class Person(Protocol):
     """Somebody who reads what a world says and answers with a message."""
 
-    def act(self, observation: str) -> str: ...
+    def act(self, observation: str) -> str:
+        """The next message."""
+
+    def did(self, action: str) -> None:
+        """Somebody took this action in their place, whatever they would have done."""
 
 
 def play(task: Task, env: TextEnv, person: Person) -> Trajectory:

@@ -124,6 +124,17 @@ class _Shopper:
             return self._choose_hit(parts)
         return self._use_item(parts) if "Buy Now" in parts else self._say("return", "click[< Prev]")
 
+    def did(self, action: str) -> None:
+        """They remember the item and the options that this action opened or chose."""
+        verb, _, text = action.rstrip("]").partition("[")
+        kinds = [kind for kind, value in self.wanted.items() if value.lower() == text.lower()]
+        if verb == "search" or text.lower() in ("back to search", "< prev"):
+            self.chosen, self.item = {}, ""
+        elif kinds:
+            self.chosen[kinds[0]] = self.wanted[kinds[0]]
+        elif text.upper().startswith("B"):
+            self.item = text.upper()
+
     def _say(self, why: str, action: str, **words: str) -> str:
         thought = self.rng.choice(_THOUGHTS[why]).format(noun=self.task.setup["query"], **words)
         return f"Thought: {thought}\nAction: {action}"
@@ -274,6 +285,11 @@ def _options(parts: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]
 def demonstrate(task: Task, env: Shop, habits: Habits, rng: random.Random) -> Trajectory:
     """One whole episode of a person with these habits; the environment is left at its end."""
     return people.play(task, env, _Shopper(task, habits, rng))
+
+
+def guide(task: Task, env: Shop) -> people.Person:
+    """A careful person to ask for a hint."""
+    return _Shopper(task, CAREFUL, random.Random(task.id))
 
 
 def demonstrations(

@@ -136,9 +136,13 @@ class _Analyst:
 
     def _say(self, why: str, action: str, **words: str) -> str:
         self.last = action
-        thought = self.rng.choice(_THOUGHTS[why]).format(**words)
-        body = action if action == "submit" else f"\n```sql\n{action}\n```"
-        return f"Thought: {thought}\nAction: {body}"
+        return SQL.message(None, action, self.rng.choice(_THOUGHTS[why]).format(**words))
+
+    def did(self, action: str) -> None:
+        """Another's look is as good as their own; another's query is not their answer."""
+        found = re.fullmatch(r"(?:DESC|DESCRIBE)\s+`?(\w+)`?;?", action.strip(), re.IGNORECASE)
+        shown = re.fullmatch(r"SHOW\s+TABLES;?", action.strip(), re.IGNORECASE)
+        self.last = f"DESC {found.group(1)}" if found else "SHOW TABLES" if shown else ""
 
 
 def _names(part: str) -> Sequence[str]:
@@ -167,6 +171,11 @@ def _slip(sketch: str, rng: random.Random) -> str:
 def demonstrate(task: Task, env: SQL, habits: Habits, rng: random.Random) -> Trajectory:
     """One whole episode of a person with these habits; the environment is left at its end."""
     return people.play(task, env, _Analyst(task, habits, rng))
+
+
+def guide(task: Task, env: SQL) -> people.Person:
+    """A careful person to ask for a hint."""
+    return _Analyst(task, CAREFUL, random.Random(task.id))
 
 
 def demonstrations(tasks: Sequence[Task], env: SQL, habits: Habits, seed: int, keep: float = 0.7) -> list[Trajectory]:
