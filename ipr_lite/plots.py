@@ -196,7 +196,7 @@ def effect_forest(table: pd.DataFrame) -> Figure:
     axis.axvline(0, color="#333333", linewidth=1)
     axis.set_xlabel(f"reward minus {baseline}, paired by seed (95 % interval)")
     sure = [row.method for row in rows if row.difference_low > 0]
-    takeaway = "surely better than the baseline: " + ", ".join(dict.fromkeys(sure)) if sure else "no interval lies above zero"
+    takeaway = "interval above 0: " + ", ".join(dict.fromkeys(sure)) if sure else "no interval lies above zero"
     sizes = sorted({row.pairs for row in rows})
     seeds = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     return _titled(figure, f"Gain over {baseline} (n = {seeds} seeds)", takeaway)

@@ -75,7 +75,7 @@ def test_a_forest_shows_gains_over_the_baseline():
         for method, start in (("sft", 0.5), ("ipr", 0.6), ("odd", 0.5)) for seed in range(4)
     ]  # fmt: skip
     table = effect_table(pd.DataFrame(rows))
-    assert title(plots.effect_forest(table)) == "Gain over sft (n = 4 seeds)\nsurely better than the baseline: ipr"
+    assert title(plots.effect_forest(table)) == "Gain over sft (n = 4 seeds)\ninterval above 0: ipr"
     with pytest.raises(ValueError, match="no method shares a seed"):
         plots.effect_forest(table[table["method"] == "sft"])
 
