@@ -82,6 +82,7 @@ def write_problem(game: Game) -> str:
         return f"({' '.join(called.get(word, word) for word in fact)})"
 
     things = [f"{called[name]} - {kind}" for kind, names in kinds.items() for name in names]
+    things += [f"{kind} - {of}" for of, kinds in _types(game).items() for kind in sorted(kinds)]
     goal = []
     for literal in game.goal:
         goal.append(written(literal.fact) if literal.positive else f"(not {written(literal.fact)})")
@@ -93,6 +94,20 @@ def write_problem(game: Game) -> str:
         "(:goal", f"(exists ({head})", "(and", *goal, "))))",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _types(game: Game) -> dict[str, set[str]]:
+    """The kinds of receptacles and of objects that facts name, with those of the domain's own actions."""
+    facts = game.static | {literal.fact for literal in game.goal}
+    kinds = {"rtype": {fact[-1] for fact in facts if fact[0] == "receptacletype"}}
+    kinds["otype"] = {fact[-1] for fact in facts if fact[0] == "objecttype"}
+    for fact in facts:
+        if fact[0] == "cancontain":
+            kinds["rtype"].add(fact[1])
+            kinds["otype"].add(fact[2])
+    kinds["rtype"] |= {"microwavetype", "fridgetype", "sinktype", "sinkbasintype"}
+    kinds["otype"] |= {"knifetype", "butterknifetype"}
+    return kinds
 
 
 def _id(name: str) -> str:
