@@ -19,7 +19,7 @@ def play(env: TextEnv, task: Task, guide: Person, ask: Callable[[str], str], tel
     shows a text. guide: whose action `hint` shows; it follows what is played.
     """
     observation, _ = env.reset(options={"task": task})
-    tell(env.system_prompt)
+    tell(env.messages(observation, task)[0]["content"])
     tell(HELP)
     tell(observation)
     for turn in range(1, env.max_steps + 1):

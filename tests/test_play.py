@@ -6,13 +6,13 @@ from ipr_lite import envs
 from ipr_lite.__main__ import main
 from ipr_lite.play import play
 
-WORLDS = ("shop", "sql", "house")
+WORLDS = ("shop", "sql", "house", "all")
 
 
 def run(env, task, answers):
     """Play with a function from the texts so far to the next line."""
     told = []
-    reward = play(env, task, envs.experts(task.env).guide(task, env), lambda prompt: answers(told), told.append)
+    reward = play(env, task, envs.experts(env.name).guide(task, env), lambda prompt: answers(told), told.append)
     return reward, told
 
 

@@ -11,7 +11,7 @@ from ipr_lite.trajectory import Task
 
 # A world's module has make(data) and tasks(split, data); its experts' module has demonstrate,
 # demonstrations, transcripts, CAREFUL and HABITUAL.
-_WORLDS = {name: (f"ipr_lite.envs.{name}_world", f"ipr_lite.envs.{name}_experts") for name in ("shop", "sql", "house")}
+_WORLDS = {name: (f"ipr_lite.envs.{name}_world", f"ipr_lite.envs.{name}_experts") for name in ("shop", "sql", "house", "all")}
 NAMES = tuple(_WORLDS)
 
 
