@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from types import ModuleType
 
-from ipr_lite.envs import house_experts, house_world, shop_experts, shop_world, sql_experts, sql_world
+from ipr_lite.envs import house_experts, house_world, shop_experts, shop_world, sql_experts, sql_questions, sql_world
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.envs.house_game import write_problem
 from ipr_lite.envs.sql import SQL
@@ -62,7 +62,7 @@ def write_sql(folder: Path) -> list[Path]:
         found = [
             task
             for name in chosen
-            for task in sql_experts.questions(
+            for task in sql_questions.questions(
                 worlds[name], random.Random(f"questions/{name}"), each, split, f"sql-{split}-{name}", databases[name]
             )
         ]

@@ -6,9 +6,7 @@ SQLite and run behind `sql_guard.py`'s walls. What this is not is said in `data/
 
 from __future__ import annotations
 
-import datetime
 import re
-from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from pathlib import Path
 
 import sqlglot
@@ -17,7 +15,8 @@ from sqlglot.errors import ParseError, SqlglotError
 from sqlglot.tokens import TokenType
 
 from ipr_lite.envs.sql_guard import GuardedDatabase, QueryError
-from ipr_lite.envs.sql_names import Resolver, SQLError, kind_of
+from ipr_lite.envs.sql_kinds import as_connector, kind_of
+from ipr_lite.envs.sql_names import Resolver, SQLError
 from ipr_lite.envs.sql_schema import Schema, Table
 
 READ_ONLY = "this world reads only: SELECT, SHOW TABLES, SHOW COLUMNS and DESC are answered"
@@ -76,7 +75,7 @@ class Database:
             rows = self.guard.execute(query)
         except QueryError as error:
             raise SQLError(self._words(str(error))) from None
-        return [tuple(_value(v, kind) for v, (_, kind) in zip(row, outputs)) for row in rows]
+        return [tuple(as_connector(v, kind) for v, (_, kind) in zip(row, outputs)) for row in rows]
 
     def _to_sqlite(self, tree: exp.Expression) -> str:
         for select in list(tree.find_all(exp.Select)):
@@ -256,26 +255,3 @@ def _one_for_all(node: exp.Expression, every: exp.Expression) -> None:
     wrapped = (exp.Max if larger else exp.Min)(this=inner.expressions[0].unalias())
     inner.set("expressions", [wrapped])
     node.set("expression", exp.Subquery(this=inner))
-
-
-def _value(value: object, kind: str) -> object:
-    """A value of SQLite's as MySQL's connector would give it."""
-    if value is None or not kind:
-        return value
-    try:
-        if kind.startswith("decimal") and isinstance(value, (int, float, str)):
-            digits = Decimal(1).scaleb(-int(kind.split(":")[1]))
-            return Decimal(repr(value) if isinstance(value, float) else value).quantize(digits, ROUND_HALF_UP)
-        if kind.startswith("double") and isinstance(value, (int, float, str)):
-            return round(float(value), int(kind[7:])) if ":" in kind else float(value)
-        if kind == "int" and isinstance(value, float) and value.is_integer():
-            return int(value)
-        if kind == "text" and isinstance(value, (int, float)):
-            return str(value)
-        if kind == "date" and isinstance(value, str):
-            return datetime.date.fromisoformat(value[:10])
-        if kind == "datetime" and isinstance(value, str):
-            return datetime.datetime.fromisoformat(value)
-    except (ValueError, InvalidOperation, OverflowError):
-        pass  # what does not read as its column's kind stays as it is stored
-    return value

@@ -17,7 +17,7 @@ from sqlglot import exp
 from ipr_lite.envs import people
 from ipr_lite.envs.sql import SQL
 from ipr_lite.envs.sql_database import Database
-from ipr_lite.envs.sql_questions import Asker, gold, hardness, resolve
+from ipr_lite.envs.sql_questions import questions, resolve
 from ipr_lite.envs.sql_world import CONCEPTS, other_world, plural
 from ipr_lite.trajectory import Task, Trajectory
 
@@ -182,27 +182,6 @@ def demonstrations(tasks: Sequence[Task], env: SQL, habits: Habits, seed: int, k
     """One demonstration for each task, less those whose reward is under `keep` (`people.one_each`)."""
     agent = "expert-careful" if habits == CAREFUL else "expert-habitual"
     return people.one_each(lambda task, rng: demonstrate(task, env, habits, rng), tasks, agent, seed, keep)
-
-
-def questions(world, rng: random.Random, n: int, split: str, prefix: str, database: Database) -> list[Task]:
-    """Up to `n` different questions about one world, its levels of hardness as even as its forms allow."""
-    asker, found, seen = Asker(world, rng), {}, set()
-    for _ in range(60 * n):
-        if sum(map(len, found.values())) >= n:
-            break
-        asked = asker.ask()
-        if asked is None or asked[0] in seen:
-            continue
-        query = gold(world, asked[1])
-        level = hardness(query)
-        if len(found.setdefault(level, [])) >= -(-n // 4) or database.query(query) in ([], [(None,)]):
-            continue
-        seen.add(asked[0])
-        setup = {"db": world.name, "gold": query, "sketch": asked[1], "hardness": level}
-        found[level].append(Task("", "sql", split, asked[0], setup))
-    tasks = [task for level in sorted(found) for task in found[level]]
-    rng.shuffle(tasks)
-    return [Task(f"{prefix}-{i}", t.env, t.split, t.instruction, t.setup) for i, t in enumerate(tasks[:n])]
 
 
 def transcripts(n: int, seed: int, episodes_per_world: int = 30) -> Iterator[Trajectory]:

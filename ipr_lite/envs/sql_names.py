@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from sqlglot import exp
 
+from ipr_lite.envs.sql_kinds import common_kind, kind_of
 from ipr_lite.envs.sql_schema import Schema, Table
 
 Place = tuple[str, str]
@@ -86,7 +87,7 @@ class Resolver:
             union = Block(outer, [Source("", left)])
             for ordered in _items(node.args.get("order")):
                 self._expression(ordered, union, "order clause", ctes)
-            return [(name, _common([kind, other])) for (name, kind), (_, other) in zip(left, right)]
+            return [(name, common_kind([kind, other])) for (name, kind), (_, other) in zip(left, right)]
         if not isinstance(node, exp.Select):
             raise SQLError(f"this world reads tables only, with SELECT, SHOW and DESC, not {node.key.upper()}")
         return self._select(node, outer, ctes)
@@ -156,7 +157,7 @@ class Resolver:
                 outputs += source.columns
             else:
                 self._expression(item, block, "field list", ctes)
-                outputs.append((item.alias_or_name or item.sql("mysql"), _kind(item)))
+                outputs.append((item.alias_or_name or item.sql("mysql"), kind_of(item)))
                 block.names[outputs[-1][0].lower()] = outputs[-1][1]
         if node.args.get("distinct") and node.expressions:
             block.names["*"] = ""
@@ -350,87 +351,3 @@ def _loose_star(item: exp.Expression, block: Block, fixed: set[Place]) -> Place 
     sources = block.sources if isinstance(item, exp.Star) else [block.source(item.table)]
     places = ((s.alias.lower(), name.lower()) for s in sources for name, _ in s.columns)
     return next((place for place in places if place not in fixed), None)
-
-
-# --- kinds ----------------------------------------------------------------------------------------
-
-
-def _common(kinds: list[str]) -> str:
-    """The kind of a value that may come from any of these."""
-    kinds = [k for k in kinds if k]
-    if not kinds or len(set(kinds)) == 1:
-        return kinds[0] if kinds else ""
-    if "text" in kinds or any(k.startswith("date") for k in kinds):
-        return "text"
-    if any(k.startswith("double") for k in kinds):
-        return "double"
-    return f"decimal:{max(map(_scale, kinds))}"
-
-
-def _scale(kind: str) -> int:
-    """Digits after the point, where the kind says them."""
-    return int(kind.partition(":")[2] or 0)
-
-
-def _exact(kind: str) -> bool:
-    return kind == "int" or kind.startswith("decimal")
-
-
-def _kind(node: exp.Expression) -> str:
-    """What MySQL says a value is; "" where it is not told apart."""
-    if "kind" in node.meta:
-        return node.meta["kind"]
-    if isinstance(node, (exp.Alias, exp.Paren, exp.Neg, exp.Min, exp.Max, exp.Distinct, exp.Abs, exp.AnyValue, exp.Window)):
-        inner = node.expressions if isinstance(node, exp.Distinct) else [node.this]
-        return _kind(inner[0]) if inner else ""
-    if isinstance(node, exp.Literal):
-        digits = node.this.partition(".")[2]
-        return "text" if node.is_string else f"decimal:{len(digits)}" if digits else "int"
-    if isinstance(node, (exp.Sum, exp.Avg)):
-        kind, more = _kind(node.this), 4 if isinstance(node, exp.Avg) else 0
-        if _exact(kind):
-            return f"decimal:{_scale(kind) + more}"
-        return f"double:{_scale(kind) + more}" if ":" in kind else "double"
-    if isinstance(node, (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod)):
-        left, right = _kind(node.left), _kind(node.right)
-        if not (_exact(left) and _exact(right)):
-            return "double"
-        if isinstance(node, exp.Div):
-            return f"decimal:{_scale(left) + 4}"
-        if left == right == "int":
-            return "int"
-        scales = _scale(left), _scale(right)
-        return f"decimal:{sum(scales) if isinstance(node, exp.Mul) else max(scales)}"
-    if isinstance(node, exp.Round):
-        kind, digits = _kind(node.this), node.args.get("decimals")
-        if not kind.startswith("decimal"):
-            return kind
-        places = int(digits.this) if isinstance(digits, exp.Literal) and digits.this.isdigit() else 0
-        return f"decimal:{min(places, _scale(kind))}"
-    if isinstance(node, (exp.Coalesce, exp.Case, exp.If)):
-        if isinstance(node, exp.Coalesce):
-            values = [node.this, *node.expressions]
-        else:
-            branches = node.args.get("ifs") or [node]
-            values = [b.args.get("true") for b in branches] + [node.args.get("default") or node.args.get("false")]
-        return _common([_kind(v) for v in values if v is not None])
-    if isinstance(node, exp.Cast):
-        to = node.to.this
-        if to in exp.DataType.INTEGER_TYPES:
-            return "int"
-        if to == exp.DataType.Type.DECIMAL:
-            places = node.to.expressions[1:]
-            return f"decimal:{places[0].name if places else 0}"
-        if to in exp.DataType.REAL_TYPES:
-            return "double"
-        return {exp.DataType.Type.DATE: "date", exp.DataType.Type.DATETIME: "datetime"}.get(to, "text")
-    if isinstance(node, (exp.Count, exp.Predicate, exp.Not, exp.Connector, exp.Length, exp.Floor, exp.Ceil, exp.IntDiv, exp.Year, exp.Month, exp.Day, exp.DateDiff)):
-        return "int"
-    if isinstance(node, exp.Date):
-        return "date"
-    if isinstance(node, exp.Null):
-        return ""
-    return "text" if isinstance(node, (exp.Concat, exp.Upper, exp.Lower, exp.Substring, exp.GroupConcat, exp.Trim, exp.Left, exp.Right)) else ""
-
-
-kind_of = _kind

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 import sqlglot
 from sqlglot import exp
 
+from ipr_lite.envs.sql_database import Database
 from ipr_lite.envs.sql_world import CONCEPTS, TableSketch, World, plural
+from ipr_lite.trajectory import Task
 
 LEVELS = ("easy", "medium", "hard", "extra")
 Asked = tuple[str, str]
@@ -119,6 +121,27 @@ class Asker:
 
     def pick(self, *texts: str) -> str:
         return self.rng.choice(texts)
+
+
+def questions(world: World, rng: random.Random, n: int, split: str, prefix: str, database: Database) -> list[Task]:
+    """Up to `n` different questions about one world, its levels of hardness as even as its forms allow."""
+    asker, found, seen = Asker(world, rng), {}, set()
+    for _ in range(60 * n):
+        if sum(map(len, found.values())) >= n:
+            break
+        asked = asker.ask()
+        if asked is None or asked[0] in seen:
+            continue
+        query = gold(world, asked[1])
+        level = hardness(query)
+        if len(found.setdefault(level, [])) >= -(-n // 4) or database.query(query) in ([], [(None,)]):
+            continue
+        seen.add(asked[0])
+        setup = {"db": world.name, "gold": query, "sketch": asked[1], "hardness": level}
+        found[level].append(Task("", "sql", split, asked[0], setup))
+    tasks = [task for level in sorted(found) for task in found[level]]
+    rng.shuffle(tasks)
+    return [Task(f"{prefix}-{i}", t.env, t.split, t.instruction, t.setup) for i, t in enumerate(tasks[:n])]
 
 
 def _phrase(concept: str) -> str:
