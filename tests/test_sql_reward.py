@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from ipr_lite.envs.sql_reward import answer_reward, tau_b
 
@@ -46,7 +47,6 @@ def test_a_share_is_rounded_only_where_an_order_scales_it():
 
 
 def test_tau_b_is_scipys():
-    stats = pytest.importorskip("scipy.stats")
     rng = random.Random(0)
     for _ in range(500):
         a, b = ([rng.choice("abcdef") for _ in range(n)] for n in [rng.randint(2, 12)] * 2)
