@@ -44,6 +44,41 @@ def replay(play: Callable[[int], list[str]]) -> None:
     _right("same seed, same rollout; another seed, another one")
 
 
+def wins(write: Callable[[], list[str]], env: Any, task: Any) -> None:
+    """Notebook 01: `write()` gives the commands that win a household task."""
+    commands = _attempt(write)
+    if commands is _NOTHING:
+        return
+    if not isinstance(commands, list) or not all(isinstance(command, str) for command in commands):
+        raise WrongAnswer("commands() must return a list of texts such as \"go to countertop 1\"")
+    env.reset(options={"task": task})
+    for number, command in enumerate(commands, start=1):
+        observation, reward, terminated, truncated, info = env.step(env.message(command))
+        if info["invalid"]:
+            raise WrongAnswer(f"command {number}, {command!r}, was answered: {observation!r}. Look at what came before: {commands[:number - 1]}")
+        if terminated:
+            return _right(f"won with {number} commands")
+        if truncated:
+            raise WrongAnswer(f"the {number} steps are used up; the task was: {task.instruction}")
+    last = f"the last answer was {observation!r}" if commands else "there was none"
+    raise WrongAnswer(f"after {len(commands)} commands the goal does not hold yet ({last}): {task.instruction}")
+
+
+def negative(write: Callable[[], str], env: Any, task: Any) -> None:
+    """Notebook 01: `write()` gives a query that earns less than nothing."""
+    query = _attempt(write)
+    if query is _NOTHING:
+        return
+    env.reset(options={"task": task})
+    observation, *_, info = env.step(env.message(str(query)))
+    if info["invalid"]:
+        raise WrongAnswer(f"the database answered: {observation.strip()!r}")
+    _, reward, *_ = env.step(env.message("submit"))
+    if reward >= 0:
+        raise WrongAnswer(f"this earns {reward}: {'these are not the right rows' if reward == 0 else 'turn the order around'}")
+    _right(f"a reward of {reward}, for the right rows")
+
+
 # A conversation for the mask: (role, header, content). An agent's turn ends with END; the second
 # observation quotes the agent's header, which a search for headers would fall for.
 END = "<|end|>"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ipr_lite import checks
+from ipr_lite import checks, envs
 from ipr_lite.checks import END, WrongAnswer
 
 
@@ -159,3 +159,42 @@ def test_guess_speaks_with_and_without_a_guess(capsys):
     checks.guess(None, 0.2236)
     checks.guess(0.3, 0.2236, "nats")
     assert capsys.readouterr().out == "no guess; the answer is 0.224\nyour guess 0.3, the answer is 0.224 nats\n"
+
+
+# --- 01: the checks that play ------------------------------------------------------------------------
+
+
+def errand():
+    env = envs.make("house")
+    task = envs.tasks("house", "dev")[0]
+    people = envs.experts("house")
+    trip = people.demonstrations([task], env, people.CAREFUL, 0)[0]
+    return env, task, [env.parse(action) for action in trip.actions]
+
+
+def test_wins_plays_the_commands(capsys):
+    env, task, commands = errand()
+    checks.wins(stub, env, task)
+    checks.wins(lambda: commands, env, task)
+    assert capsys.readouterr().out == f"not attempted yet\nright: won with {len(commands)} commands\n"
+    for answer, told in [
+        (commands[:-1], "the goal does not hold yet"),
+        (["dance"], "command 1, 'dance', was answered: 'Observation: Nothing happens.'"),
+        (["look"] * 25, "the 20 steps are used up"),
+        ("look", "must return a list"),
+        ([], "there was none"),
+    ]:
+        with pytest.raises(checks.WrongAnswer, match=told):
+            checks.wins(lambda answer=answer: answer, env, task)
+
+
+def test_negative_wants_the_right_rows_turned_around(capsys):
+    env = envs.make("sql")
+    task = next(t for t in envs.tasks("sql", "dev") if "ordered by" in t.instruction and "DESC" in t.setup["gold"])
+    gold = task.setup["gold"]
+    checks.negative(stub, env, task)
+    checks.negative(lambda: gold.replace("DESC", "ASC"), env, task)
+    assert "not attempted yet\nright: a reward of -0." in capsys.readouterr().out
+    for answer, told in [(gold, "turn the order around"), ("SELECT 1", "not the right rows"), ("SELECT x", "Unknown column")]:
+        with pytest.raises(checks.WrongAnswer, match=told):
+            checks.negative(lambda answer=answer: answer, env, task)

@@ -4,6 +4,7 @@ import ast
 import json
 import random
 import types
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ipr_lite import losses
+from ipr_lite.envs.sql_reward import answer_reward, tau_b
 from ipr_lite.pairs import Exploration, PairRule, empty_counts, outcome_pairs, step_pairs
 from ipr_lite.records import StepReward
 from ipr_lite.rollout import stable_seed
@@ -242,3 +244,29 @@ def test_ipr_loss():
 def test_ipr_loss_check_sees_a_fault(fault):
     with pytest.raises(AssertionError):
         check_ipr_loss(fault)
+
+
+# --- 01: the database's reward ----------------------------------------------------------------------
+
+
+def check_answer_reward(fault=None):
+    taught = functions("01_meet_the_worlds.ipynb", "overlap", "tau", fault=fault, Counter=Counter)
+    rng = random.Random(0)
+    for _ in range(200):
+        mine, gold = ([(rng.choice("abcd"),) for _ in range(rng.randint(1, 4))] for _ in "ab")
+        if len(set(mine) & set(gold)) < 2:  # without an order, the reward is the overlap
+            assert taught.overlap(mine, gold) == pytest.approx(answer_reward(mine, gold))
+        # Where the gold rows are in their alphabet, places and texts say the same.
+        reference = sorted(rng.sample("abcdefgh", 5))
+        order = rng.sample(reference, 5)
+        assert taught.tau(order, reference) == pytest.approx(tau_b(order, reference))
+
+
+def test_answer_reward():
+    check_answer_reward()
+
+
+@pytest.mark.parametrize("fault", [("mine | gold", "gold | gold"), ("else -1", "else 0")])
+def test_a_fault_in_the_answers_reward_shows(fault):
+    with pytest.raises(AssertionError):
+        check_answer_reward(fault)
