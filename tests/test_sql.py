@@ -16,9 +16,8 @@ from gymnasium.utils.env_checker import check_env
 
 from ipr_lite.envs.sql import NOT_UNDERSTOOD, SQL
 from ipr_lite.envs.sql_database import Database
-from ipr_lite.envs.sql_names import SQLError
 from ipr_lite.envs.sql_reward import answer_reward
-from ipr_lite.envs.sql_schema import Schema
+from ipr_lite.envs.sql_schema import Schema, SQLError
 from ipr_lite.trajectory import Task
 
 SCHOOL = """

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.envs.sql_database import Database
-from ipr_lite.envs.sql_names import SQLError
 from ipr_lite.envs.sql_reward import answer_reward
+from ipr_lite.envs.sql_schema import SQLError
 from ipr_lite.trajectory import Task
 
 PREFIX = "Observation: "

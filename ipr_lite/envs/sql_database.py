@@ -16,8 +16,8 @@ from sqlglot.tokens import TokenType
 
 from ipr_lite.envs.sql_guard import GuardedDatabase, QueryError
 from ipr_lite.envs.sql_kinds import as_connector, kind_of
-from ipr_lite.envs.sql_names import Resolver, SQLError
-from ipr_lite.envs.sql_schema import Schema, Table
+from ipr_lite.envs.sql_names import Resolver
+from ipr_lite.envs.sql_schema import Schema, SQLError, Table
 
 READ_ONLY = "this world reads only: SELECT, SHOW TABLES, SHOW COLUMNS and DESC are answered"
 SYNTAX = (

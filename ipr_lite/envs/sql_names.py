@@ -1,27 +1,19 @@
 """Which column a name means, and what MySQL says where it means none.
 
 `resolve` goes over a query as MySQL 8 does when it prepares one: tables first, then block by block
-the select list, WHERE, ON, GROUP BY, HAVING, ORDER BY. The first fault raises; the texts are MySQL's.
-Then ONLY_FULL_GROUP_BY: what is selected beside an aggregate must be one value for each group.
-On the way every expression learns its kind (`sql_schema.KINDS`), which decides how its values print.
+the select list, WHERE, ON, GROUP BY (and its rule, `sql_groups.py`), HAVING, ORDER BY. The first fault raises; the
+texts are MySQL's. On the way every expression learns its kind (`sql_schema.KINDS`), which decides how its values print.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from sqlglot import exp
 
+from ipr_lite.envs.sql_groups import aggregates, check_groups, place_of
 from ipr_lite.envs.sql_kinds import common_kind, kind_of
-from ipr_lite.envs.sql_schema import Schema, Table
-
-Place = tuple[str, str]
-"""A column of a block: the alias of its source and its name, both in small letters."""
-
-
-class SQLError(Exception):
-    """What MySQL answers instead of rows."""
+from ipr_lite.envs.sql_schema import Schema, SQLError, Table
 
 
 @dataclass
@@ -105,7 +97,7 @@ class Resolver:
         outputs = self._select_list(node, block, ctes)
         if where := node.args.get("where"):
             self._expression(where.this, block, "where clause", ctes)
-            if any(_aggregates(where.this)):
+            if any(aggregates(where.this)):
                 raise SQLError("Invalid use of group function")
         for join in reversed(joins):  # MySQL's list of joins has the last one first
             if on := join.args.get("on"):
@@ -120,7 +112,7 @@ class Resolver:
         for ordered in _items(node.args.get("order")):
             item = self._position(ordered.this, node, "order clause")
             self._expression(item, block, "order clause", ctes, names=True)
-        self._full_group_by(node, block, groups)
+        check_groups(self.schema.name, node, block, groups)
         return outputs
 
     def _add_source(self, item: exp.Expression, block: Block, ctes: dict) -> None:
@@ -176,12 +168,12 @@ class Resolver:
     def _having(self, node: exp.Expression, select: exp.Select, block: Block, groups: list, ctes: dict) -> None:
         """HAVING knows what is selected and grouped by; inside an aggregate, every column."""
         self._expression(node, block, "having clause", ctes, names=True)
-        shown = {_place(e) for item in (*select.expressions, *groups) for e in item.find_all(exp.Column)}
+        shown = {place_of(e) for item in (*select.expressions, *groups) for e in item.find_all(exp.Column)}
         starred = any(e.is_star for e in select.expressions)
         for column in node.find_all(exp.Column):
-            bare = _place(column) is not None and column.meta["block"] is block
+            bare = place_of(column) is not None and column.meta["block"] is block
             inside = column.find_ancestor(exp.AggFunc, exp.Select)
-            if bare and not starred and _place(column) not in shown and not isinstance(inside, exp.AggFunc):
+            if bare and not starred and place_of(column) not in shown and not isinstance(inside, exp.AggFunc):
                 raise SQLError(f"Unknown column '{_written(column)}' in 'having clause'")
 
     # --- expressions ------------------------------------------------------------------------------
@@ -229,55 +221,6 @@ class Resolver:
             return
         raise SQLError(f"Unknown column '{_written(column)}' in '{where}'")
 
-    # --- ONLY_FULL_GROUP_BY -----------------------------------------------------------------------
-
-    def _full_group_by(self, node: exp.Select, block: Block, groups: list[exp.Expression]) -> None:
-        order = [ordered.this for ordered in _items(node.args.get("order"))]
-        clauses = [("SELECT list", node.expressions), ("ORDER BY clause", order)]
-        if not groups and not any(a for _, items in clauses for i in items for a in _aggregates(i)):
-            if node.args.get("distinct"):
-                self._distinct_order(node, block, order)
-            return
-        fixed = _determined(node, block, groups)
-        aliases = {e.alias.lower(): e.this for e in node.expressions if isinstance(e, exp.Alias)}
-        groups = [aliases.get(g.name.lower(), g) if isinstance(g, exp.Column) and not _place(g) else g for g in groups]
-        for clause, items in clauses:
-            for number, item in enumerate(items, 1):
-                if isinstance(item, exp.Star) or (isinstance(item, exp.Column) and isinstance(item.this, exp.Star)):
-                    loose = _loose_star(item, block, fixed)
-                else:
-                    loose = next(_loose(item.unalias(), block, fixed, groups), None)
-                if loose is None:
-                    continue
-                source = block.source(loose[0])
-                name = source.find(loose[1])[0]
-                full = f"{self.schema.name}.{source.alias}.{name}" if source.table else f"{source.alias}.{name}"
-                if not groups:
-                    raise SQLError(
-                        f"In aggregated query without GROUP BY, expression #{number} of {clause} contains nonaggregated "
-                        f"column '{full}'; this is incompatible with sql_mode=only_full_group_by"
-                    )
-                raise SQLError(
-                    f"Expression #{number} of {clause} is not in GROUP BY clause and contains nonaggregated column "
-                    f"'{full}' which is not functionally dependent on columns in GROUP BY clause; this is incompatible "
-                    "with sql_mode=only_full_group_by"
-                )
-
-    def _distinct_order(self, node: exp.Select, block: Block, order: list[exp.Expression]) -> None:
-        if any(e.is_star for e in node.expressions):
-            return
-        shown = {_place(e.unalias()) for e in node.expressions}
-        for number, item in enumerate(order, 1):
-            for column in item.find_all(exp.Column):
-                place = _place(column)
-                if place and column.meta["block"] is block and place not in shown:
-                    source = block.source(place[0])
-                    full = f"{self.schema.name}.{source.alias}.{column.meta['name']}"
-                    raise SQLError(
-                        f"Expression #{number} of ORDER BY clause is not in SELECT list, references column '{full}' "
-                        "which is not in SELECT list; this is incompatible with DISTINCT"
-                    )
-
 
 def _items(clause: exp.Expression | None) -> list[exp.Expression]:
     return clause.expressions if clause is not None else []
@@ -292,62 +235,3 @@ def _renamed(columns: list[tuple[str, str]], item: exp.Expression) -> list[tuple
 
 def _written(column: exp.Column) -> str:
     return ".".join(part.name for part in column.parts)
-
-
-def _place(node: exp.Expression) -> Place | None:
-    return node.meta.get("place") if isinstance(node, exp.Column) else None
-
-
-def _aggregates(node: exp.Expression) -> Iterator[exp.Expression]:
-    """The aggregates of this block under `node`: not those of subqueries or windows."""
-    if isinstance(node, (exp.Select, exp.SetOperation, exp.Subquery, exp.Window)):
-        return
-    if isinstance(node, exp.AggFunc):
-        yield node
-    for child in node.iter_expressions():
-        yield from _aggregates(child)
-
-
-def _determined(node: exp.Select, block: Block, groups: Iterable[exp.Expression]) -> set[Place]:
-    """The columns that have one value for each group: those grouped by, constants, and what keys and
-    equalities fix from there."""
-    fixed = {_place(g) for g in groups if _place(g)}
-    equal: list[tuple[Place, Place]] = []
-    conditions = [node.args["where"].this] if node.args.get("where") else []
-    conditions += [join.args["on"] for join in node.args.get("joins") or () if join.args.get("on")]
-    for condition in conditions:
-        for part in condition.flatten() if isinstance(condition, exp.And) else [condition]:
-            if not isinstance(part, exp.EQ):
-                continue
-            left, right = _place(part.left), _place(part.right)
-            if left and right:
-                equal += [(left, right), (right, left)]
-            elif left and isinstance(part.right, exp.Literal):
-                fixed.add(left)
-    size = -1
-    while len(fixed) != size:
-        size = len(fixed)
-        fixed |= {b for a, b in equal if a in fixed}
-        for source in block.sources:
-            alias = source.alias.lower()
-            for key in source.table.keys if source.table else ():
-                if all((alias, name.lower()) in fixed for name in key):
-                    fixed |= {(alias, name.lower()) for name, _ in source.columns}
-    return fixed
-
-
-def _loose(node: exp.Expression, block: Block, fixed: set[Place], groups: list[exp.Expression]) -> Iterator[Place]:
-    """The columns of this block under `node` that are neither aggregated nor determined."""
-    if node in groups or isinstance(node, exp.AggFunc):
-        return
-    place = _place(node)
-    if place and node.meta["block"] is block and place not in fixed:
-        yield place
-    for child in node.iter_expressions():
-        yield from _loose(child, block, fixed, groups)
-
-
-def _loose_star(item: exp.Expression, block: Block, fixed: set[Place]) -> Place | None:
-    sources = block.sources if isinstance(item, exp.Star) else [block.source(item.table)]
-    places = ((s.alias.lower(), name.lower()) for s in sources for name, _ in s.columns)
-    return next((place for place in places if place not in fixed), None)

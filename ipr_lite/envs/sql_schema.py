@@ -12,6 +12,10 @@ from dataclasses import dataclass
 KINDS = ("int", "double", "decimal", "text", "date", "datetime")
 
 
+class SQLError(Exception):
+    """What MySQL answers instead of rows."""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column as DESC shows it: name, type, "YES" where it may be NULL, key, default, extra."""
