@@ -31,7 +31,9 @@ def replay(play: Callable[[int], list[str]]) -> None:
     if first is _NOTHING:
         return
     if not isinstance(first, list) or not all(isinstance(action, str) for action in first):
-        raise WrongAnswer(f"replay(0) gave a {type(first).__name__}; it must give `trajectory.actions`, a list of texts")
+        raise WrongAnswer(
+            f"replay(0) gave a {type(first).__name__}; it must give `trajectory.actions`, a list of texts"
+        )
     if play(0) != first:
         raise WrongAnswer(
             "replay(0) gave two different rollouts: every call needs a fresh world (clone and reset) "
@@ -50,12 +52,14 @@ def wins(write: Callable[[], list[str]], env: Any, task: Any) -> None:
     if commands is _NOTHING:
         return
     if not isinstance(commands, list) or not all(isinstance(command, str) for command in commands):
-        raise WrongAnswer("commands() must return a list of texts such as \"go to countertop 1\"")
+        raise WrongAnswer('commands() must return a list of texts such as "go to countertop 1"')
     env.reset(options={"task": task})
     for number, command in enumerate(commands, start=1):
         observation, reward, terminated, truncated, info = env.step(env.message(command))
         if info["invalid"]:
-            raise WrongAnswer(f"command {number}, {command!r}, was answered: {observation!r}. Look at what came before: {commands[:number - 1]}")
+            raise WrongAnswer(
+                f"command {number}, {command!r}, was answered: {observation!r}. Look at what came before: {commands[: number - 1]}"
+            )
         if terminated:
             return _right(f"won with {number} commands")
         if truncated:
@@ -75,7 +79,9 @@ def negative(write: Callable[[], str], env: Any, task: Any) -> None:
         raise WrongAnswer(f"the database answered: {observation.strip()!r}")
     _, reward, *_ = env.step(env.message("submit"))
     if reward >= 0:
-        raise WrongAnswer(f"this earns {reward}: {'these are not the right rows' if reward == 0 else 'turn the order around'}")
+        raise WrongAnswer(
+            f"this earns {reward}: {'these are not the right rows' if reward == 0 else 'turn the order around'}"
+        )
     _right(f"a reward of {reward}, for the right rows")
 
 
@@ -243,7 +249,9 @@ def push(derivative: Callable[[float, float], float]) -> None:
                 continue
             shown = f"margin {margin}, beta {beta}: you gave {found:.4f}"
             if math.isclose(found, -right, rel_tol=1e-3):
-                raise WrongAnswer(f"{shown}: the size is right, the sign is not: does a likelier winner raise the loss?")
+                raise WrongAnswer(
+                    f"{shown}: the size is right, the sign is not: does a likelier winner raise the loss?"
+                )
             if math.isclose(abs(found), -right / beta, rel_tol=1e-3):
                 raise WrongAnswer(f"{shown}: the log-probability enters the margin times beta; that factor is missing")
             if math.isclose(abs(found), beta / (1 + math.exp(-margin)), rel_tol=1e-3):
@@ -273,7 +281,9 @@ def action_only(shorten: Callable) -> None:
     for side in ("chosen", "rejected"):
         if getattr(short, side) != getattr(before, side)[:1]:
             kept = [message["content"] for message in getattr(short, side)]
-            raise WrongAnswer(f"a step pair: {side} holds {kept}; only the first action may stay, without its observation")
+            raise WrongAnswer(
+                f"a step pair: {side} holds {kept}; only the first action may stay, without its observation"
+            )
     if (short.prompt, short.kind, short.chosen_reward) != (before.prompt, "step", 0.9):
         raise WrongAnswer("a step pair: prompt, kind and rewards must stay as they were")
     if step != before:
@@ -318,5 +328,7 @@ def _trajectory(asked: list[str], actions: list[str]):
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "o"}]
     for action in actions:
         messages += [{"role": "assistant", "content": action}, {"role": "user", "content": "o"}]
-    task = Task("t", "shop", "train", "buy red tea", {"goal_options": asked, "option_kinds": ["color", "count"][: len(asked)]})
+    task = Task(
+        "t", "shop", "train", "buy red tea", {"goal_options": asked, "option_kinds": ["color", "count"][: len(asked)]}
+    )
     return Trajectory(task, messages[:-1], 1.0, True, "expert")

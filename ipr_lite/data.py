@@ -69,7 +69,10 @@ def write_sql(folder: Path) -> list[Path]:
         random.Random(f"order/{split}").shuffle(found)
         tasks[split] = found[:n_tasks]
     levels = Counter(task.setup["hardness"] for found in tasks.values() for task in found)
-    about = {"databases": len(worlds), "levels": ", ".join(f"{levels[level]} {level}" for level in ("easy", "medium", "hard", "extra"))}
+    about = {
+        "databases": len(worlds),
+        "levels": ", ".join(f"{levels[level]} {level}" for level in ("easy", "medium", "hard", "extra")),
+    }
     return _write_world(folder, "sql", SQL(databases, tasks["train"]), tasks, sql_experts, lines, about)
 
 
@@ -80,7 +83,13 @@ def write_house(folder: Path) -> list[Path]:
     for split in house_world.SIZES:
         games, tasks[split] = house_world.games(split)
         records = [
-            {"split": split, "game": t.id, "task_type": t.setup["type"], "task": t.instruction, "pddl_problem": write_problem(games[t.id])}
+            {
+                "split": split,
+                "game": t.id,
+                "task_type": t.setup["type"],
+                "task": t.instruction,
+                "pddl_problem": write_problem(games[t.id]),
+            }
             for t in tasks[split]
         ]
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
@@ -144,7 +153,9 @@ CARDS = {
 A shop of {products} products in {categories} categories, made by `ipr_lite/envs/shop_world.py` from
 a fixed seed, in WebShop's text format.
 
-""" + _MADE + """
+"""
+    + _MADE
+    + """
 **People.** Demonstrations are scripted (`ipr_lite/envs/shop_experts.py`). *Careful* people read the
 instruction and choose every option it names: mean reward {careful:.3f} on the test tasks, the ceiling
 in every table. *Habitual* people have habits, drawn once a task; what they are is in that file, and
@@ -160,7 +171,9 @@ generated shops, with other brands, products and ids.
 {databases} small worlds of three tables each (a place, what belongs to it, what happens to that), made by
 `ipr_lite/envs/sql_world.py` from a fixed seed, with questions by `sql_questions.py`.
 
-""" + _MADE + """
+"""
+    + _MADE
+    + """
 **Names.** What a question calls "the yearly pay" may be the column pay, salary or yearly_pay: each
 database draws its own names, so one must look before one knows.
 
@@ -188,7 +201,9 @@ nouns.
 `ipr_lite/envs/house_world.py` from a fixed seed, furnished as ALFWorld's are, and games of ALFWorld's six
 kinds of task. `games_*.jsonl.gz` hold each game as the PDDL problem it is.
 
-""" + _MADE + """
+"""
+    + _MADE
+    + """
 **People.** Demonstrations are scripted (`ipr_lite/envs/house_experts.py`). *Careful* people look first
 where a thing may be: mean reward {careful:.3f} on the test games, within 20 steps. *Habitual* people search
 in a fixed order or open and close everything on the way, so some do not finish in time. All their

@@ -9,10 +9,14 @@ from ipr_lite.envs.base import TextEnv
 from ipr_lite.envs.people import Person
 from ipr_lite.trajectory import Task
 
-HELP = "Type an action as an agent would write it after `Action:`. Or: hint (what a careful person would do), help, quit."
+HELP = (
+    "Type an action as an agent would write it after `Action:`. Or: hint (what a careful person would do), help, quit."
+)
 
 
-def play(env: TextEnv, task: Task, guide: Person, ask: Callable[[str], str], tell: Callable[[str], None]) -> float | None:
+def play(
+    env: TextEnv, task: Task, guide: Person, ask: Callable[[str], str], tell: Callable[[str], None]
+) -> float | None:
     """One episode. The outcome reward, or None where the player left before the end.
 
     ask(prompt): the player's next line; raises EOFError or KeyboardInterrupt to leave. tell(text):

@@ -31,7 +31,9 @@ def test_people_do_what_they_do_alone(world, habits):
     alone = []
     for name in NAMES:
         people = envs.experts(name)
-        alone += people.demonstrations(envs.tasks(name, "dev")[:10], envs.make(name), getattr(people, habits.upper()), 3)
+        alone += people.demonstrations(
+            envs.tasks(name, "dev")[:10], envs.make(name), getattr(people, habits.upper()), 3
+        )
     assert sorted(together, key=lambda t: t.id) == sorted(alone, key=lambda t: t.id)
     assert [t.task.env for t in together[:3]] == list(NAMES)
 

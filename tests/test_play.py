@@ -55,7 +55,10 @@ def test_hints_follow_the_player(world, detours):
 @pytest.mark.parametrize("world", WORLDS)
 def test_a_message_says_its_action(world):
     env, task = envs.make(world), envs.tasks(world, "dev")[0]
-    messages = [m["content"] for m in envs.experts(world).demonstrations([task], env, envs.experts(world).CAREFUL, 0, -1)[0].messages]
+    messages = [
+        m["content"]
+        for m in envs.experts(world).demonstrations([task], env, envs.experts(world).CAREFUL, 0, -1)[0].messages
+    ]
     for message in messages[2::2]:
         action = env.parse(message)
         assert action is not None and env.parse(env.message(action)) == action

@@ -24,5 +24,7 @@ def test_steps_a_second(world):
             env.step(act)
     seconds = time.process_time() - start
     steps = sum(map(len, messages))
-    print(f"{world}: {steps / seconds:,.0f} steps a second ({1000 * seconds / steps:.2f} ms a step, n = {steps}, resets included)")
+    print(
+        f"{world}: {steps / seconds:,.0f} steps a second ({1000 * seconds / steps:.2f} ms a step, n = {steps}, resets included)"
+    )
     assert steps / seconds > AT_LEAST[world]

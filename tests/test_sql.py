@@ -129,7 +129,12 @@ def test_gymnasiums_checker(env):
 
 def test_the_last_result_is_what_is_submitted(env):
     assert env.reset(seed=0)[0] == "Who is 36?"
-    assert env.step(ask("SELECT name FROM teacher WHERE age = 36"))[:4] == ("Observation: [('Ada',), ('Cy',)]", 0.0, False, False)
+    assert env.step(ask("SELECT name FROM teacher WHERE age = 36"))[:4] == (
+        "Observation: [('Ada',), ('Cy',)]",
+        0.0,
+        False,
+        False,
+    )
     other = env.clone()
     *_, info = other.step(ask("SELECT name FROM teacher"))
     assert not info["invalid"]
@@ -153,7 +158,12 @@ def test_what_the_wrapper_does_not_understand(env):
     env.reset(seed=0)
     for message in ("SELECT 1", "Action: SELECT 1", "Action: \n```sql\n```", "Action: ```SELECT 1```"):
         observation, reward, *_, info = env.step(message)
-        assert (observation, reward, info["invalid"], info["action"]) == ("Observation: " + NOT_UNDERSTOOD, 0.0, True, None)
+        assert (observation, reward, info["invalid"], info["action"]) == (
+            "Observation: " + NOT_UNDERSTOOD,
+            0.0,
+            True,
+            None,
+        )
     assert env.parse(ask("SELECT 1\nFROM teacher")) == "SELECT 1", "the wrapper runs the first line only"
     assert env.parse(ask("SELECT 'submit'")) == "submit", "the word anywhere in the action submits"
 

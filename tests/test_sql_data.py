@@ -50,12 +50,20 @@ def test_a_dump_and_questions_as_intercode_ships_them(tmp_path):
     databases, tasks = load(intercode(tmp_path, [record(n) for n in range(60)]))
     zoo = databases["zoo"]
     assert zoo.query("SHOW TABLES") == [("feeding",), ("keeper",)]
-    assert str(zoo.query("SELECT * FROM keeper")) == "[(1, 'O\\'Neill; \"Jo\"', Decimal('12.50')), (2, None, Decimal('-3.00'))]"
-    assert zoo.query("DESC keeper")[:2] == [("Keeper_ID", "int", "NO", "PRI", None, "auto_increment"), ("Name", "varchar(40)", "YES", "UNI", None, "")]
+    assert (
+        str(zoo.query("SELECT * FROM keeper"))
+        == "[(1, 'O\\'Neill; \"Jo\"', Decimal('12.50')), (2, None, Decimal('-3.00'))]"
+    )
+    assert zoo.query("DESC keeper")[:2] == [
+        ("Keeper_ID", "int", "NO", "PRI", None, "auto_increment"),
+        ("Name", "varchar(40)", "YES", "UNI", None, ""),
+    ]
     assert zoo.query("DESC feeding") == [("Keeper_ID", "int", "YES", "MUL", None, "")]
     assert sum(map(len, tasks.values())) == 60 and len(tasks["train"]) > len(tasks["test"]) > 0 and tasks["dev"]
     played = demonstrations(tasks["test"], SQL(databases, tasks["train"]), CAREFUL, 0)
-    assert len(played) == len(tasks["test"]) and all(t.success and "SHOW TABLES" in t.messages[2]["content"] for t in played)
+    assert len(played) == len(tasks["test"]) and all(
+        t.success and "SHOW TABLES" in t.messages[2]["content"] for t in played
+    )
 
 
 def test_iprs_own_files_name_the_database_under_extra(tmp_path):
@@ -71,9 +79,13 @@ def test_iprs_own_files_name_the_database_under_extra(tmp_path):
 def test_spiders_folders(tmp_path):
     (tmp_path / "database" / "zoo").mkdir(parents=True)
     with sqlite3.connect(tmp_path / "database" / "zoo" / "zoo.sqlite") as connection:
-        connection.executescript("CREATE TABLE Keeper (ID integer PRIMARY KEY, Name text); INSERT INTO Keeper VALUES (1, 'Bo')")
+        connection.executescript(
+            "CREATE TABLE Keeper (ID integer PRIMARY KEY, Name text); INSERT INTO Keeper VALUES (1, 'Bo')"
+        )
     connection.close()
-    (tmp_path / "train_spider.json").write_text(json.dumps([{"db_id": "zoo", "question": "Who?", "query": "SELECT name FROM keeper"}]))
+    (tmp_path / "train_spider.json").write_text(
+        json.dumps([{"db_id": "zoo", "question": "Who?", "query": "SELECT name FROM keeper"}])
+    )
     databases, tasks = load(tmp_path)
     assert databases["zoo"].query("SELECT id FROM keeper WHERE name = 'BO'") == [(1,)], "texts compare without case"
     assert [t.setup["gold"] for found in tasks.values() for t in found] == ["SELECT name FROM keeper"]
@@ -124,7 +136,9 @@ def test_parity_the_real_tables_through_a_dump():
     lines = []
     for name, tables in catalogue.items():
         lines.append(f"USE `{name}`;")
-        with sqlite3.connect(f"{(folder / 'dbs' / f'{name}.sqlite').as_uri()}?mode=ro&immutable=1", uri=True) as connection:
+        with sqlite3.connect(
+            f"{(folder / 'dbs' / f'{name}.sqlite').as_uri()}?mode=ro&immutable=1", uri=True
+        ) as connection:
             for table, facts in tables.items():
                 lines.append(facts["create"] + ";")
                 rows = connection.execute(f'SELECT * FROM "{table}"').fetchall()
@@ -138,6 +152,8 @@ def test_parity_the_real_tables_through_a_dump():
         for table in tables:
             assert ours.query(f"SELECT * FROM `{table}`") == theirs.query(f"SELECT * FROM `{table}`")
             # Defaults of a dump and of a live server are written differently; name, type and NULL are not.
-            assert [row[:3] for row in ours.query(f"DESC {table}")] == [row[:3] for row in theirs.query(f"DESC {table}")]
+            assert [row[:3] for row in ours.query(f"DESC {table}")] == [
+                row[:3] for row in theirs.query(f"DESC {table}")
+            ]
             compared += 1
     print(f"{compared} tables of {len(catalogue)} databases equal")

@@ -18,7 +18,9 @@ def guide(task: Task, env: AllWorlds) -> people.Person:
     return EXPERTS[task.env].guide(task, env.worlds[task.env])
 
 
-def demonstrations(tasks: Sequence[Task], env: AllWorlds, habits: str, seed: int, keep: float | None = None) -> list[Trajectory]:
+def demonstrations(
+    tasks: Sequence[Task], env: AllWorlds, habits: str, seed: int, keep: float | None = None
+) -> list[Trajectory]:
     """One demonstration for each task by its world's careful or habitual people, in the order of the tasks.
 
     keep: the least reward of a kept one; None: each world's own.

@@ -57,13 +57,17 @@ def _questions(path: Path, shares: dict[str, float], databases: dict[str, Databa
         where = f"{path.name}, record {number}"
         if not isinstance(record, dict):
             raise ValueError(f"{where}: wanted an object; take the original file")
-        db = _field(record, ("db", "db_id"), where) if "extra" not in record else _field(record["extra"], ("db",), where)
+        db = (
+            _field(record, ("db", "db_id"), where) if "extra" not in record else _field(record["extra"], ("db",), where)
+        )
         # Spider calls the question `question` and the gold query `query`; InterCode calls them `query` and `gold`.
         spider = "question" in record
         question = _field(record, ("question",) if spider else ("query",), where)
         gold = _field(record, ("query",) if spider else ("gold",), where)
         if db.lower() not in databases:
-            raise ValueError(f"{where}, field db: no database {db!r} in the folder; put it there or take the record out")
+            raise ValueError(
+                f"{where}, field db: no database {db!r} in the folder; put it there or take the record out"
+            )
         setup = {"db": db.lower(), "gold": gold, **({"hardness": record["hardness"]} if "hardness" in record else {})}
         yield Task(f"{path.stem}-{number}", "sql", _split(f"{db}/{question}", shares), question, setup)
 
@@ -204,7 +208,9 @@ def _create(connection: sqlite3.Connection, table: str, body: str) -> None:
             elif found.group(1) == "UNIQUE KEY":
                 parts.append(f"UNIQUE ({columns})")
             elif found.group(1) == "CONSTRAINT" and (other := re.search(r"REFERENCES `([^`]+)` \(`([^`]+)`", line)):
-                foreign.append(f"FOREIGN KEY ({columns}) REFERENCES {_quoted(other.group(1))} ({_quoted(other.group(2))})")
+                foreign.append(
+                    f"FOREIGN KEY ({columns}) REFERENCES {_quoted(other.group(1))} ({_quoted(other.group(2))})"
+                )
     connection.execute(f"CREATE TABLE {_quoted(table)} ({', '.join(parts + foreign)})")
 
 
@@ -218,9 +224,13 @@ def _rows(text: str) -> Iterator[tuple]:
             raise ValueError(f"{DUMP}: cannot read the values at {text[place : place + 40]!r}; take the original file")
         quoted, null, bare, end = found.groups()
         if quoted is not None:
-            row.append(re.sub(r"\\(.)|''", lambda e: _ESCAPES.get(e.group(1), e.group(1) or "'"), quoted, flags=re.DOTALL))
+            row.append(
+                re.sub(r"\\(.)|''", lambda e: _ESCAPES.get(e.group(1), e.group(1) or "'"), quoted, flags=re.DOTALL)
+            )
         else:
-            row.append(None if null else float(bare) if "." in bare else int(bare) if bare.lstrip("-").isdigit() else bare)
+            row.append(
+                None if null else float(bare) if "." in bare else int(bare) if bare.lstrip("-").isdigit() else bare
+            )
         place = found.end()
         if end == ")":
             yield tuple(row)

@@ -27,7 +27,9 @@ SYNTAX = (
 LONGEST = 4_000
 DEEPEST = 60
 # Words that MySQL 8 reserves for functions and sqlglot takes as names.
-_WINDOW_WORDS = frozenset("rank dense_rank row_number percent_rank cume_dist ntile lag lead first_value last_value".split())
+_WINDOW_WORDS = frozenset(
+    "rank dense_rank row_number percent_rank cume_dist ntile lag lead first_value last_value".split()
+)
 _NOT_MYSQLS = frozenset("strftime julianday unixepoch typeof total glob iif unicode printf likely unlikely".split())
 _STATEMENTS = frozenset(
     """select with show desc describe explain insert update delete replace create alter drop truncate set use
@@ -95,7 +97,7 @@ class Database:
 
     def _has_padding(self, table: str, column: str) -> bool:
         """Do texts there end with blanks? MySQL compares them as if they did not."""
-        return bool(self.guard.execute(f"SELECT 1 FROM \"{table}\" WHERE \"{column}\" LIKE '% ' LIMIT 1"))
+        return bool(self.guard.execute(f'SELECT 1 FROM "{table}" WHERE "{column}" LIKE \'% \' LIMIT 1'))
 
     # --- SHOW and DESC ----------------------------------------------------------------------------
 
@@ -111,7 +113,12 @@ class Database:
             return sorted((table.name,) for table in self.schema.tables)
         if start[:1] in (["desc"], ["describe"]) and len(words) == 2 and re.fullmatch(r"[\w.$]+", words[1]):
             return self._columns(words[1])
-        if start[:1] == ["show"] and start[1:2] in (["columns"], ["fields"]) and len(words) == 4 and start[2] in ("from", "in"):
+        if (
+            start[:1] == ["show"]
+            and start[1:2] in (["columns"], ["fields"])
+            and len(words) == 4
+            and start[2] in ("from", "in")
+        ):
             return self._columns(words[3])
         return None
 
@@ -225,7 +232,11 @@ def _rewritten(node: exp.Expression) -> exp.Expression:
     if isinstance(node, (*_COMPARISONS, exp.Between)):
         sides = [node.this, *(node.args.get(k) for k in ("expression", "low", "high"))]
         kinds = [kind_of(side) for side in sides if isinstance(side, exp.Expression)]
-        if isinstance(node.this, exp.Column) and kinds[0] == "text" and any(k.split(":")[0] in _NUMERIC for k in kinds[1:]):
+        if (
+            isinstance(node.this, exp.Column)
+            and kinds[0] == "text"
+            and any(k.split(":")[0] in _NUMERIC for k in kinds[1:])
+        ):
             node.set("this", exp.cast(node.this.copy(), "double"))
         every = node.args.get("expression")
         if isinstance(every, (exp.All, exp.Any)):

@@ -159,7 +159,15 @@ def _sketch_of(query: str) -> str:
 
 def _slip(sketch: str, rng: random.Random) -> str:
     """Something else than was asked for."""
-    swaps = [("AVG(", "MAX("), ("MAX(", "AVG("), ("SUM(", "AVG("), (" DESC", " ASC"), (" ASC", " DESC"), (" > ", " < "), (" < ", " > ")]
+    swaps = [
+        ("AVG(", "MAX("),
+        ("MAX(", "AVG("),
+        ("SUM(", "AVG("),
+        (" DESC", " ASC"),
+        (" ASC", " DESC"),
+        (" > ", " < "),
+        (" < ", " > "),
+    ]
     fitting = [(a, b) for a, b in swaps if a in sketch]
     if fitting and rng.random() < 0.7:
         return sketch.replace(*rng.choice(fitting), 1)

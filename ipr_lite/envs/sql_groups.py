@@ -126,7 +126,6 @@ def _loose_star(item: exp.Expression, block: Block, fixed: set[Place]) -> Place 
     return next((place for place in places if place not in fixed), None)
 
 
-
 def _ordered(node: exp.Select) -> list[exp.Expression]:
     order = node.args.get("order")
     return [item.this for item in order.expressions] if order is not None else []

@@ -23,9 +23,7 @@ _FUNCTIONS = frozenset(
     row_number rtrim sign sqrt strftime string_agg substr substring sum time total trim trunc typeof unicode
     unixepoch upper""".split()
 )
-_ALLOWED = frozenset(
-    (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_FUNCTION)
-)
+_ALLOWED = frozenset((sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE, sqlite3.SQLITE_FUNCTION))
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: 200_000,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 20_000,
@@ -52,7 +50,14 @@ class GuardedDatabase:
     characters or bytes. seconds: the last resort, of one query. Raises FileNotFoundError.
     """
 
-    def __init__(self, path: str | Path | bytes, steps: int = 2_000_000, rows: int = 5_000, size: int = 500_000, seconds: float = 0.8):
+    def __init__(
+        self,
+        path: str | Path | bytes,
+        steps: int = 2_000_000,
+        rows: int = 5_000,
+        size: int = 500_000,
+        seconds: float = 0.8,
+    ):
         self.steps, self.rows, self.size, self.seconds = steps, rows, size, seconds
         self._connection = _open(path)
         for limit, value in _LIMITS.items():

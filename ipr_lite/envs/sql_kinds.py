@@ -37,7 +37,9 @@ def kind_of(node: exp.Expression) -> str:
     """What MySQL says a value is; "" where it is not told apart."""
     if "kind" in node.meta:
         return node.meta["kind"]
-    if isinstance(node, (exp.Alias, exp.Paren, exp.Neg, exp.Min, exp.Max, exp.Distinct, exp.Abs, exp.AnyValue, exp.Window)):
+    if isinstance(
+        node, (exp.Alias, exp.Paren, exp.Neg, exp.Min, exp.Max, exp.Distinct, exp.Abs, exp.AnyValue, exp.Window)
+    ):
         inner = node.expressions if isinstance(node, exp.Distinct) else [node.this]
         return kind_of(inner[0]) if inner else ""
     if isinstance(node, exp.Literal):
@@ -81,13 +83,35 @@ def kind_of(node: exp.Expression) -> str:
         if to in exp.DataType.REAL_TYPES:
             return "double"
         return {exp.DataType.Type.DATE: "date", exp.DataType.Type.DATETIME: "datetime"}.get(to, "text")
-    if isinstance(node, (exp.Count, exp.Predicate, exp.Not, exp.Connector, exp.Length, exp.Floor, exp.Ceil, exp.IntDiv, exp.Year, exp.Month, exp.Day, exp.DateDiff)):
+    if isinstance(
+        node,
+        (
+            exp.Count,
+            exp.Predicate,
+            exp.Not,
+            exp.Connector,
+            exp.Length,
+            exp.Floor,
+            exp.Ceil,
+            exp.IntDiv,
+            exp.Year,
+            exp.Month,
+            exp.Day,
+            exp.DateDiff,
+        ),
+    ):
         return "int"
     if isinstance(node, exp.Date):
         return "date"
     if isinstance(node, exp.Null):
         return ""
-    return "text" if isinstance(node, (exp.Concat, exp.Upper, exp.Lower, exp.Substring, exp.GroupConcat, exp.Trim, exp.Left, exp.Right)) else ""
+    return (
+        "text"
+        if isinstance(
+            node, (exp.Concat, exp.Upper, exp.Lower, exp.Substring, exp.GroupConcat, exp.Trim, exp.Left, exp.Right)
+        )
+        else ""
+    )
 
 
 def as_connector(value: object, kind: str) -> object:

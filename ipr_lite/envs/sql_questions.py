@@ -32,7 +32,9 @@ def hardness(query: str) -> str:
         select = select.this
     joins, where = select.args.get("joins") or [], select.args.get("where")
     having, group, order = (select.args.get(name) for name in ("having", "group", "order"))
-    conditions = [clause.this for clause in (where, having) if clause] + [j.args["on"] for j in joins if j.args.get("on")]
+    conditions = [clause.this for clause in (where, having) if clause] + [
+        j.args["on"] for j in joins if j.args.get("on")
+    ]
     ors = sum(len(_outside(c, exp.Or)) for c in conditions)
     likes = sum(len(_outside(c, exp.Like)) for c in conditions)
     clauses = sum(map(bool, (where, group, order, select.args.get("limit")))) + len(joins) + ors + likes
@@ -154,7 +156,9 @@ def _many(table: TableSketch) -> str:
 
 def _function(a: Asker, concept: str, *words: str) -> tuple[str, str]:
     """A word and its aggregate, of those asked for that mean something: nobody adds up years."""
-    fitting = [w for w in words if w != "total" or concept not in ("age", "joined", "opened", "made", "rating", "weight")]
+    fitting = [
+        w for w in words if w != "total" or concept not in ("age", "joined", "opened", "made", "rating", "weight")
+    ]
     word = a.rng.choice(fitting)
     return word, {"average": "AVG", "highest": "MAX", "lowest": "MIN", "total": "SUM"}[word]
 
@@ -186,7 +190,9 @@ def _aggregate(a: Asker) -> Asked | None:
     if not (c := a.concept(t, "number")):
         return None
     word, function = _function(a, c, "average", "highest", "lowest", "total")
-    question = a.pick(f"What is the {word} {_phrase(c)} of all {_many(t)}?", f"Give the {word} {_phrase(c)} of the {_many(t)}.")
+    question = a.pick(
+        f"What is the {word} {_phrase(c)} of all {_many(t)}?", f"Give the {word} {_phrase(c)} of the {_many(t)}."
+    )
     return question, f"SELECT {function}(<{t.noun}.{c}>) FROM <{t.noun}>"
 
 
@@ -210,7 +216,9 @@ def _count_above(a: Asker) -> Asked | None:
     c = a.concept(t, "number")
     if not c or (n := a.bound(t, c)) is None:
         return None
-    question = a.pick(f"How many {_many(t)} have a {_phrase(c)} above {n}?", f"Count the {_many(t)} with a {_phrase(c)} over {n}.")
+    question = a.pick(
+        f"How many {_many(t)} have a {_phrase(c)} above {n}?", f"Count the {_many(t)} with a {_phrase(c)} over {n}."
+    )
     return question, f"SELECT COUNT(*) FROM <{t.noun}> WHERE <{t.noun}.{c}> > {n}"
 
 
@@ -219,7 +227,10 @@ def _different(a: Asker) -> Asked | None:
     t = a.table()
     if not (c := a.concept(t, "group")):
         return None
-    question = a.pick(f"What are the different values of {_phrase(c)} of the {_many(t)}?", f"List every different {_phrase(c)} of the {_many(t)}.")
+    question = a.pick(
+        f"What are the different values of {_phrase(c)} of the {_many(t)}?",
+        f"List every different {_phrase(c)} of the {_many(t)}.",
+    )
     return question, f"SELECT DISTINCT <{t.noun}.{c}> FROM <{t.noun}>"
 
 
@@ -259,7 +270,10 @@ def _per_group(a: Asker) -> Asked | None:
     t = a.table()
     if not (c := a.concept(t, "group")):
         return None
-    question = a.pick(f"For each {_phrase(c)}, how many {_many(t)} are there?", f"Show every {_phrase(c)} and the number of its {_many(t)}.")
+    question = a.pick(
+        f"For each {_phrase(c)}, how many {_many(t)} are there?",
+        f"Show every {_phrase(c)} and the number of its {_many(t)}.",
+    )
     return question, f"SELECT <{t.noun}.{c}>, COUNT(*) FROM <{t.noun}> GROUP BY <{t.noun}.{c}>"
 
 
@@ -271,7 +285,10 @@ def _mean_per_group(a: Asker) -> Asked | None:
         return None
     word, function = _function(a, c, "average", "highest", "total")
     question = f"Show the {word} {_phrase(c)} of the {_many(t)} for each {_phrase(group)}."
-    return question, f"SELECT <{t.noun}.{group}>, {function}(<{t.noun}.{c}>) FROM <{t.noun}> GROUP BY <{t.noun}.{group}>"
+    return (
+        question,
+        f"SELECT <{t.noun}.{group}>, {function}(<{t.noun}.{c}>) FROM <{t.noun}> GROUP BY <{t.noun}.{group}>",
+    )
 
 
 @_form
@@ -351,7 +368,10 @@ def _above_average(a: Asker) -> Asked | None:
 def _without_children(a: Asker) -> Asked | None:
     for child, parent in a.family():
         if top := a.title(parent):
-            question = a.pick(f"Which {_many(parent)} have no {_many(child)}? Give their {_phrase(top)}.", f"List the {_phrase(top)} of the {_many(parent)} without any {child.noun}.")
+            question = a.pick(
+                f"Which {_many(parent)} have no {_many(child)}? Give their {_phrase(top)}.",
+                f"List the {_phrase(top)} of the {_many(parent)} without any {child.noun}.",
+            )
             return question, (
                 f"SELECT <{parent.noun}.{top}> FROM <{parent.noun}> WHERE <{parent.noun}.#> NOT IN "
                 f"(SELECT <{child.noun}.@{parent.noun}> FROM <{child.noun}>)"

@@ -100,7 +100,9 @@ class Schema:
     @classmethod
     def of_sqlite(cls, name: str, connection: sqlite3.Connection) -> "Schema":
         """From a SQLite database whose columns were declared with MySQL's types."""
-        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY 1"
+        query = (
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY 1"
+        )
         return cls(name, tuple(_table(connection, row[0]) for row in connection.execute(query)))
 
 

@@ -94,7 +94,9 @@ _OTHERS = {
 }  # fmt: skip
 _FIRST = "Ada Ben Cara Dan Eva Finn Gina Hugo Iris Jack Kim Leo Mia Nils Olga Paul Rosa Sam Tina Uwe Vera Will Yara Zoe".split()
 _LAST = "Adler Brook Costa Dahl Evans Frank Green Hill Ivanov Jones King Lopez Moss Novak Ortiz Price Quinn Reed Stone Voss".split()
-_TOWNS = "Aston Berlin Cadiz Dover Essen Fargo Ghent Hull Izmir Jena Kiel Leeds Milan Nice Oslo Porto Riga Turin".split()
+_TOWNS = (
+    "Aston Berlin Cadiz Dover Essen Fargo Ghent Hull Izmir Jena Kiel Leeds Milan Nice Oslo Porto Riga Turin".split()
+)
 _COUNTRIES = "Spain Italy Norway Poland Chile Japan Kenya Canada Brazil India Egypt Greece".split()
 _WORDS = "Silver Blue Old Quiet Golden Lost Green Little Red Wild Last Bright Iron Early Grand Deep".split()
 _NOUNS = "River Garden Tower Night Road Harbor Star Wolf Song Bridge Field Crown Storm Lake Door Light".split()
@@ -137,7 +139,9 @@ class World:
             for concept, column in table.columns.items():
                 kind = CONCEPTS[concept].type
                 columns.append(f"{column} {kind}{' COLLATE NOCASE' if kind.startswith('VARCHAR') else ''}")
-            columns += [f"{parent}_id INT REFERENCES {self.table(parent).name}({parent}_id)" for parent in table.parents]
+            columns += [
+                f"{parent}_id INT REFERENCES {self.table(parent).name}({parent}_id)" for parent in table.parents
+            ]
             found.append(f"CREATE TABLE {table.name} ({', '.join(columns)})")
         return found
 
