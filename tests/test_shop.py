@@ -593,6 +593,7 @@ def test_parity_reward_cases():
             if abs(score - expect.get("title_score", score)) > expect.get("tol", 1e-9):
                 missed.append(number)
             assert score < expect.get("title_score_below", 2)
+    print(f"{number + 1} cases, title score off in {len(missed)}")
     assert len(missed) <= 1, missed
 
 
