@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import gymnasium
 import numpy as np
 
@@ -34,10 +36,25 @@ class TextEnv(gymnasium.Env):
     name: str
     system_prompt: str
     max_steps: int
+    tasks: Sequence[Task]
+    """What `reset()` without a task draws from."""
 
     def __init__(self):
         self.observation_space = UnicodeText()
         self.action_space = UnicodeText()
+
+    def task_of(self, seed: int | None, options: dict | None) -> Task:
+        """The task of a reset: `options["task"]`, or one drawn with `seed`.
+
+        Raises ValueError for a task of another world.
+        """
+        super().reset(seed=seed)
+        task = (options or {}).get("task")
+        if task is None:
+            task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
+        if task.env != self.name:
+            raise ValueError(f"task {task.id} is for the world {task.env!r}, not {self.name!r}")
+        return task
 
     def parse(self, message: str) -> str | None:
         """The environment action in a ReAct message in canonical form, or None.

@@ -53,12 +53,7 @@ class House(TextEnv):
 
         Raises ValueError for a task of another world or of a game that is not there.
         """
-        super().reset(seed=seed)
-        task = (options or {}).get("task")
-        if task is None:
-            task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
-        if task.env != self.name:
-            raise ValueError(f"task {task.id} is for the world {task.env!r}, not {self.name!r}")
+        task = self.task_of(seed, options)
         game = self.games.get(task.setup.get("game"))
         if game is None:
             raise ValueError(f"task {task.id}: no game {task.setup.get('game')!r} in this household world")

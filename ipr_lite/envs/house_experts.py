@@ -255,8 +255,7 @@ def guide(task: Task, env: House) -> people.Person:
 
 def demonstrations(tasks: Sequence[Task], env: House, habits: Habits, seed: int, keep: float = 1.0) -> list[Trajectory]:
     """One demonstration for each task, less those whose reward is under `keep` (`people.one_each`)."""
-    agent = "expert-careful" if habits == CAREFUL else "expert-habitual"
-    return people.one_each(lambda task, rng: demonstrate(task, env, habits, rng), tasks, agent, seed, keep)
+    return people.one_each(demonstrate, tasks, env, habits, seed, keep)
 
 
 def transcripts(n: int, seed: int) -> Iterator[Trajectory]:

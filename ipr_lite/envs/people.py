@@ -37,17 +37,20 @@ def play(task: Task, env: TextEnv, person: Person) -> Trajectory:
 
 
 def one_each(
-    demonstrate: Callable[[Task, random.Random], Trajectory], tasks: Sequence[Task], agent: str, seed: int, keep: float
+    demonstrate: Callable[..., Trajectory], tasks: Sequence[Task], env: TextEnv, habits: object, seed: int, keep: float
 ) -> list[Trajectory]:
-    """One demonstration for each task, less those whose reward is under `keep`.
+    """One demonstration for each task, `demonstrate(task, env, habits, rng)`, less those under `keep` in reward.
+
+    Habits at their defaults are a careful person's.
 
     Each has its own random numbers, from a hash of (seed, task id), so that no task's demonstration
     depends on the others.
     """
+    agent = "expert-careful" if habits == type(habits)() else "expert-habitual"
     found = []
     for task in tasks:
         digest = hashlib.sha256(f"{seed}/{task.id}".encode()).digest()
-        trajectory = demonstrate(task, random.Random(int.from_bytes(digest[:8], "big")))
+        trajectory = demonstrate(task, env, habits, random.Random(int.from_bytes(digest[:8], "big")))
         trajectory.agent, trajectory.seed = agent, seed
         if trajectory.reward >= keep:
             found.append(trajectory)

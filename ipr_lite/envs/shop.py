@@ -143,12 +143,7 @@ class Shop(TextEnv):
 
         Raises ValueError for a task of another world or about a product that this shop lacks.
         """
-        super().reset(seed=seed)
-        task = (options or {}).get("task")
-        if task is None:
-            task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
-        if task.env != self.name:
-            raise ValueError(f"task {task.id} is for the world {task.env!r}, not {self.name!r}")
+        task = self.task_of(seed, options)
         self._task = task
         self._steps = 0
         self._over = False

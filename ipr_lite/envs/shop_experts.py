@@ -296,8 +296,7 @@ def demonstrations(
     tasks: Sequence[Task], env: Shop, habits: Habits, seed: int, keep: float = 0.5
 ) -> list[Trajectory]:
     """One demonstration for each task, less those whose reward is under `keep` (`people.one_each`)."""
-    agent = "expert-careful" if habits == CAREFUL else "expert-habitual"
-    return people.one_each(lambda task, rng: demonstrate(task, env, habits, rng), tasks, agent, seed, keep)
+    return people.one_each(demonstrate, tasks, env, habits, seed, keep)
 
 
 def transcripts(n: int, seed: int, episodes_per_world: int = 60) -> Iterator[Trajectory]:

@@ -51,12 +51,7 @@ class SQL(TextEnv):
 
         Raises ValueError for a task of another world or of a database that is not there.
         """
-        super().reset(seed=seed)
-        task = (options or {}).get("task")
-        if task is None:
-            task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
-        if task.env != self.name:
-            raise ValueError(f"task {task.id} is for the world {task.env!r}, not {self.name!r}")
+        task = self.task_of(seed, options)
         if task.setup.get("db") not in self.databases:
             raise ValueError(f"task {task.id}: no database {task.setup.get('db')!r} in this world")
         if not isinstance(task.setup.get("gold"), str):
