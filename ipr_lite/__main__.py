@@ -82,6 +82,13 @@ def parser() -> argparse.ArgumentParser:
     game.add_argument("--data", help="a folder with the original benchmark's data")
     game.add_argument("--split", default="dev", help="default: dev")
     game.add_argument("--task", type=int, default=1, help="which task of the split (from 1)")
+    other = commands.add_parser("transfer", help="a finished run's agents on other data, such as the original's")
+    other.add_argument("run", type=Path, help="the run's folder")
+    other.add_argument("--env", help="default: the run's")
+    other.add_argument("--data", help="a folder with the original benchmark's data")
+    other.add_argument("--split", default="test", help="default: test")
+    other.add_argument("--limit", type=int, default=300, help="tasks, default: 300")
+    other.add_argument("--threads", type=int)
     page = commands.add_parser("show", help="a trajectory as a page")
     page.add_argument("file", type=Path, help="a JSON Lines file of trajectories")
     page.add_argument("--line", type=int, default=1, help="which line (from 1)")
@@ -239,6 +246,14 @@ def do_play(options) -> int:
     return 0
 
 
+def do_transfer(options) -> int:
+    from ipr_lite.evaluation import results_table
+    from ipr_lite.transfer import transfer
+
+    print(results_table(transfer(options.run, options.data, options.split, options.limit, options.env)))
+    return 0
+
+
 def do_show(options) -> int:
     from ipr_lite.trajectory import read_trajectories
     from ipr_lite.viewer import page, trajectory_html
@@ -260,6 +275,7 @@ COMMANDS = {
     "data": do_data,
     "show": do_show,
     "play": do_play,
+    "transfer": do_transfer,
 } | {stage: do_stage for stage in STAGES}
 
 if __name__ == "__main__":

@@ -48,6 +48,23 @@ def test_a_run_leaves_every_stage_and_a_report(finished):
     assert leftovers == []
 
 
+def test_transfer_tries_the_agents_elsewhere(finished, tmp_path, capsys):
+    """On the run's own test tasks it must find what the run found; in another world it must run."""
+    assert main(["transfer", str(finished), "--split", "test", "--limit", str(SMALL.test)]) == 0
+    assert "| expert |" in capsys.readouterr().out
+    own = {row["agent"]: row for row in read_metrics(finished / "metrics.csv") if row["split"] == "test"}
+    tried = {row["agent"]: row for row in read_metrics(finished / "transfer-test.csv")}
+    assert set(tried) == {"base", "sft", "ipr", "expert"}
+    assert all(tried[agent] == own[agent] for agent in tried)
+    assert main(["transfer", str(finished), "--env", "house", "--split", "dev", "--limit", "2"]) == 0
+    rows = read_metrics(finished / "transfer-dev.csv")
+    assert [row["n"] for row in rows] == [2] * 4 and rows[-1]["reward"] == 1
+    for left in finished.glob("transfer-*.csv"):
+        left.unlink()
+    assert main(["transfer", str(tmp_path)]) == 2
+    assert "no finished run there" in capsys.readouterr().err
+
+
 def test_the_same_seed_gives_the_same_bytes_also_after_a_kill(finished, tmp_path, monkeypatch):
     again = tmp_path / "again"
     learn = Run.learn

@@ -1,0 +1,38 @@
+"""A finished run's agents in other data: trained in the generated world, tried in the original's own."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from ipr_lite import envs
+from ipr_lite.config import Config
+from ipr_lite.evaluation import summarize, write_metrics
+from ipr_lite.ipr import Run
+
+
+def transfer(folder: Path, data: str | None, split: str, limit: int, env: str | None = None) -> list[dict]:
+    """Rows of metrics: base, SFT, the iterate chosen on dev and the careful expert, greedy, on tasks of `data`.
+
+    folder: a finished run. env: the world, where it is not the run's (a run in all worlds, tried in one).
+    Writes `transfer-SPLIT.csv` into the run's folder. Raises FileNotFoundError where there is no such run.
+    """
+    folder = Path(folder)
+    for needed in ("config.json", "selected.json"):
+        if not (folder / needed).is_file():
+            raise FileNotFoundError(f"{folder / needed}: no finished run there; `python -m ipr_lite run --out {folder}`")
+    run = Run(Config(**json.loads((folder / "config.json").read_text(encoding="utf-8"))), folder)
+    chosen = run.select()
+    name = env or run.config.env
+    run.env = envs.make(name, data)
+    tasks = envs.tasks(name, split, data)[:limit]
+    weights = {"base": None, "sft": run.sft(), "ipr": run.iterate(int(chosen.removeprefix("ipr-")))}
+    rows = [summarize(run.play(tasks, of_agent, agent), agent, split) for agent, of_agent in weights.items()]
+    people = envs.experts(name)
+    careful = people.demonstrations(tasks, run.env, people.CAREFUL, 0, keep=-math.inf)
+    for trajectory in careful:
+        trajectory.extra["invalid"] = 0
+    rows.append(summarize(careful, "expert", split))
+    write_metrics(folder / f"transfer-{split}.csv", rows)
+    return rows
