@@ -102,6 +102,7 @@ NEAR = "You have an error in your SQL syntax; check the manual that corresponds 
         ("SELECT rank FROM teacher", NEAR + "'FROM teacher' at line 1"),
         ("The answer is 3", NEAR + "'The answer is 3' at line 1"),
         ("SELECT 'open FROM teacher", NEAR + "''open FROM teacher' at line 1"),
+        ("SELECT '\ud83d\x00'", NEAR + "'SELECT '??'' at line 1"),
         ("DELETE FROM teacher", "this world reads only: SELECT, SHOW TABLES, SHOW COLUMNS and DESC are answered"),
     ],
 )  # fmt: skip

@@ -50,7 +50,9 @@ class Database:
         self.schema = schema or self.guard.schema(name or Path(path).stem)
         self._resolver = Resolver(self.schema)
         self._remembered = lru_cache(maxsize=256)(self._outcome)
-        self._padded = {place for place in self._texts() if self._has_padding(*place)}
+        texts = ((t.name, c.name) for t in self.schema.tables for c in t.columns if c.kind == "text")
+        # Texts that end with blanks: MySQL compares them as if they did not.
+        self._padded = {(t.lower(), c.lower()) for t, c in texts if self.guard.holds(t, c, "% ")}
 
     def query(self, text: str) -> list[tuple]:
         """The rows of one statement, with Decimals and dates as MySQL's connector gives them.
@@ -72,8 +74,9 @@ class Database:
 
     def _answer(self, text: str) -> list[tuple]:
         text = text.strip().rstrip(";").rstrip()
-        if len(text) > LONGEST or "\x00" in text or any("\ud800" <= c <= "\udfff" for c in text):
-            raise SQLError(SYNTAX.format(text[:80].replace("\x00", ""), 1))
+        plain = text.encode("utf-8", "replace").decode().replace("\x00", "?")
+        if len(text) > LONGEST or plain != text:
+            raise SQLError(SYNTAX.format(plain[:80], 1))
         if (rows := self._about(text)) is not None:
             return rows
         try:
@@ -107,13 +110,6 @@ class Database:
                 column.replace(exp.Collate(this=trimmed, expression=exp.Var(this="NOCASE")))
         tree = tree.transform(_rewritten, copy=False)
         return tree.sql("sqlite", unsupported_level=sqlglot.ErrorLevel.IGNORE)
-
-    def _texts(self) -> list[tuple[str, str]]:
-        return [(t.name.lower(), c.name.lower()) for t in self.schema.tables for c in t.columns if c.kind == "text"]
-
-    def _has_padding(self, table: str, column: str) -> bool:
-        """Do texts there end with blanks? MySQL compares them as if they did not."""
-        return bool(self.guard.execute(f'SELECT 1 FROM "{table}" WHERE "{column}" LIKE \'% \' LIMIT 1'))
 
     # --- SHOW and DESC ----------------------------------------------------------------------------
 

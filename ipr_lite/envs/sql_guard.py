@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ipr_lite.envs.sql_schema import Schema
@@ -87,11 +89,25 @@ class GuardedDatabase:
 
     def schema(self, name: str) -> Schema:
         """The tables and columns, read off the file."""
+        with self._unguarded() as connection:
+            return Schema.of_sqlite(name, connection)
+
+    def holds(self, table: str, column: str, pattern: str) -> bool:
+        """Does any text of a column match the LIKE pattern? For our own questions: without a budget."""
+        table, column = (name.replace('"', '""') for name in (table, column))
+        with self._unguarded() as connection:
+            query = f'SELECT 1 FROM "{table}" WHERE "{column}" LIKE ? LIMIT 1'
+            return connection.execute(query, (pattern,)).fetchone() is not None
+
+    @contextmanager
+    def _unguarded(self) -> Iterator[sqlite3.Connection]:
         self._connection.set_authorizer(None)
+        self._connection.set_progress_handler(None, 0)
         try:
-            return Schema.of_sqlite(name, self._connection)
+            yield self._connection
         finally:
             self._connection.set_authorizer(_authorize)
+            self._connection.set_progress_handler(self._tick, _CHECK_EVERY)
 
     def close(self) -> None:
         self._connection.close()
