@@ -9,7 +9,6 @@ import gzip
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -53,7 +52,7 @@ def write_sql(folder: Path) -> list[Path]:
     for name, world in worlds.items():
         path = write_whole(folder / f"{name}.sqlite", world.bytes())
         databases[name] = Database(path)
-        lines[path] = (f"{len(world.tables)} tables", sum(map(len, world.rows.values())))
+        lines[path] = ("a database", sum(map(len, world.rows.values())))
     names = random.Random("sql splits").sample(sorted(worlds), len(worlds))
     tasks: dict[str, list[Task]] = {}
     for split, (n_databases, n_tasks) in SQL_SPLITS.items():
@@ -71,7 +70,7 @@ def write_sql(folder: Path) -> list[Path]:
     levels = Counter(task.setup["hardness"] for found in tasks.values() for task in found)
     about = {
         "databases": len(worlds),
-        "levels": ", ".join(f"{levels[level]} {level}" for level in ("easy", "medium", "hard", "extra")),
+        "levels": ", ".join(f"{levels[level]} {level}" for level in sql_questions.LEVELS),
     }
     return _write_world(folder, "sql", SQL(databases, tasks["train"]), tasks, sql_experts, lines, about)
 
@@ -108,8 +107,8 @@ def _write_world(
         path = write_tasks(folder / f"tasks_{split}.jsonl", found)
         lines[path] = (f"{split} tasks", len(found))
     people = {
-        word: experts.demonstrations(tasks["train"], env, habits, 0, keep)
-        for word, habits, keep in (("habitual", experts.HABITUAL, KEEP[name]), ("careful", experts.CAREFUL, KEEP[name]))
+        word: experts.demonstrations(tasks["train"], env, habits, 0, KEEP[name])
+        for word, habits in (("habitual", experts.HABITUAL), ("careful", experts.CAREFUL))
     }
     for word, found in people.items():
         path = write_trajectories(folder / f"demonstrations_{word}.jsonl", found)
@@ -128,15 +127,11 @@ def _write_world(
 
 
 def _table(lines: dict[Path, tuple[str, int]]) -> str:
-    def rows() -> Iterable[str]:
-        databases = [n for path, (_, n) in lines.items() if path.suffix == ".sqlite"]
-        if databases:
-            yield f"| `*.sqlite` | {len(databases)} databases of three tables | {sum(databases)} rows |"
-        for path, (what, number) in lines.items():
-            if path.suffix != ".sqlite":
-                yield f"| `{path.name}` | {what} | {number} |"
-
-    return "\n".join(rows())
+    """A row for every file; databases share one."""
+    databases = [number for path, (_, number) in lines.items() if path.suffix == ".sqlite"]
+    rows = [f"| `*.sqlite` | {len(databases)} databases of three tables | {sum(databases)} rows |"] if databases else []
+    rows += [f"| `{p.name}` | {what} | {number} |" for p, (what, number) in lines.items() if p.suffix != ".sqlite"]
+    return "\n".join(rows)
 
 
 _MADE = """Nobody's data is in it: all names are invented. Licence: Apache-2.0, as the code. Made by `python -m

@@ -285,17 +285,18 @@ class Run:
         path = self.folder / "evaluations" / f"{agent}-{split}.jsonl"
         if not path.exists():
             tasks = envs.tasks(self.config.env, split, self.config.data)
-            tasks = tasks[: getattr(self.config, split)]
-            if agent == "expert":
-                experts = envs.experts(self.config.env)
-                played = experts.demonstrations(tasks, self.env, experts.CAREFUL, 0, keep=-math.inf)
-                for trajectory in played:
-                    trajectory.extra["invalid"] = 0
-            else:
-                weights = None if agent == "base" else self.iterate(_number(agent))
-                played = self.play(tasks, weights, agent)
-            write_trajectories(path, played)
+            write_trajectories(path, self.perform(agent, tasks[: getattr(self.config, split)]))
         return read_trajectories(path)
+
+    def perform(self, agent: str, tasks: list[Task]) -> list[Trajectory]:
+        """Greedy episodes of an agent on these tasks of `self.env`; `expert` is the careful person."""
+        if agent != "expert":
+            return self.play(tasks, None if agent == "base" else self.iterate(_number(agent)), agent)
+        experts = envs.experts(self.env.name)
+        played = experts.demonstrations(tasks, self.env, experts.CAREFUL, 0, keep=-math.inf)
+        for trajectory in played:
+            trajectory.extra["invalid"] = 0
+        return played
 
     def select(self) -> str:
         """Choose the iterate on dev and write selected.json; test has not been looked at yet."""

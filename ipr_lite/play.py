@@ -40,12 +40,13 @@ def play(
             if line not in ("", "hint", "help"):
                 break
             tell(f"a careful person would now: {advice}" if line == "hint" else HELP)
-        action = env.parse(env.message(line))
+        message = env.message(line)
+        action = env.parse(message)
         if action == advice:
             guide = expert
         else:
             guide.did(action or line)
-        observation, reward, terminated, truncated, info = env.step(env.message(line))
+        observation, reward, terminated, truncated, info = env.step(message)
         tell(observation)
         if info["invalid"]:
             tell("(the world did not take this; it costs a step)")

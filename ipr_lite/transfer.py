@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 from ipr_lite import envs
@@ -21,18 +20,14 @@ def transfer(folder: Path, data: str | None, split: str, limit: int, env: str | 
     folder = Path(folder)
     for needed in ("config.json", "selected.json"):
         if not (folder / needed).is_file():
-            raise FileNotFoundError(f"{folder / needed}: no finished run there; `python -m ipr_lite run --out {folder}`")
+            raise FileNotFoundError(
+                f"{folder / needed}: no finished run there; `python -m ipr_lite run --out {folder}`"
+            )
     run = Run(Config(**json.loads((folder / "config.json").read_text(encoding="utf-8"))), folder)
-    chosen = run.select()
     name = env or run.config.env
     run.env = envs.make(name, data)
     tasks = envs.tasks(name, split, data)[:limit]
-    weights = {"base": None, "sft": run.sft(), "ipr": run.iterate(int(chosen.removeprefix("ipr-")))}
-    rows = [summarize(run.play(tasks, of_agent, agent), agent, split) for agent, of_agent in weights.items()]
-    people = envs.experts(name)
-    careful = people.demonstrations(tasks, run.env, people.CAREFUL, 0, keep=-math.inf)
-    for trajectory in careful:
-        trajectory.extra["invalid"] = 0
-    rows.append(summarize(careful, "expert", split))
+    agents = {"base": "base", "sft": "sft", "ipr": run.select(), "expert": "expert"}
+    rows = [summarize(run.perform(agent, tasks), shown, split) for shown, agent in agents.items()]
     write_metrics(folder / f"transfer-{split}.csv", rows)
     return rows

@@ -32,14 +32,14 @@ class AllWorlds(TextEnv):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[str, dict]:
         """Starts `options["task"]`, or a task drawn with `seed`. Raises ValueError for an unknown world."""
-        super().reset(seed=seed)
-        task = (options or {}).get("task")
-        if task is None:
-            task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
-        if task.env not in self.worlds:
-            raise ValueError(f"task {task.id} is for the world {task.env!r}; here are {', '.join(self.worlds)}")
+        task = self.task_of(seed, options)
         self.here = self.worlds[task.env].clone()
         return self.here.reset(options={"task": task})
+
+    def check(self, task: Task) -> None:
+        """Raises ValueError for a task of a world that is not here."""
+        if task.env not in self.worlds:
+            raise ValueError(f"task {task.id} is for the world {task.env!r}; here are {', '.join(self.worlds)}")
 
     def parse(self, message: str) -> str | None:
         """As the world that the form of the message belongs to reads it."""

@@ -52,9 +52,13 @@ class TextEnv(gymnasium.Env):
         task = (options or {}).get("task")
         if task is None:
             task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
+        self.check(task)
+        return task
+
+    def check(self, task: Task) -> None:
+        """Raises ValueError for a task of another world."""
         if task.env != self.name:
             raise ValueError(f"task {task.id} is for the world {task.env!r}, not {self.name!r}")
-        return task
 
     def parse(self, message: str) -> str | None:
         """The environment action in a ReAct message in canonical form, or None.
@@ -63,7 +67,8 @@ class TextEnv(gymnasium.Env):
         """
         raise NotImplementedError
 
-    def message(self, action: str, thought: str = "") -> str:
+    @staticmethod
+    def message(action: str, thought: str = "") -> str:
         """The ReAct message that says this action: `parse` of it gives the action back."""
         return f"Thought: {thought}\nAction: {action}"
 

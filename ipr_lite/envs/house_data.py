@@ -40,8 +40,25 @@ def load(folder: str | Path, split: str) -> tuple[dict[str, Game], list[Task]]:
     return found, tasks
 
 
+def splits_of(folder: str | Path) -> list[str]:
+    """The splits, by our names, of which the folder has files."""
+    return [
+        ours
+        for ours, theirs in SPLITS.items()
+        if _line_files(Path(folder), theirs) or _game_files(Path(folder), theirs)
+    ]
+
+
+def _line_files(folder: Path, split: str) -> list[Path]:
+    return sorted(folder.glob(f"games_{split}.jsonl*"))
+
+
+def _game_files(folder: Path, split: str) -> list[Path]:
+    return sorted((folder / split).rglob("game.tw-pddl"))
+
+
 def _lines(folder: Path, split: str):
-    for path in sorted(folder.glob(f"games_{split}.jsonl*")):
+    for path in _line_files(folder, split):
         opened = gzip.open if path.suffix == ".gz" else open
         with opened(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
@@ -51,7 +68,7 @@ def _lines(folder: Path, split: str):
 
 
 def _games(folder: Path, split: str):
-    for path in sorted((folder / split).rglob("game.tw-pddl")):
+    for path in _game_files(folder, split):
         record = _record(path.read_text(encoding="utf-8"), str(path))
         if record.get("solvable") is False:
             continue

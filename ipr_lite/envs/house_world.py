@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ipr_lite.envs.house import AGENT, TOOLS, House
-from ipr_lite.envs.house_data import load
+from ipr_lite.envs.house_data import load, splits_of
 from ipr_lite.envs.house_game import FLUENTS, Game, Literal
 from ipr_lite.trajectory import Task
 
@@ -265,18 +265,11 @@ def make(data: str | Path | None = None) -> House:
 
     Of a folder, the splits that it has; at least one must be there.
     """
-    found: dict[str, Game] = {}
-    drawn: list[Task] = []
-    for split in SIZES:
-        try:
-            more, tasks_ = _split(split, None if data is None else str(data))
-        except FileNotFoundError:
-            continue
-        found.update(more)
-        drawn += tasks_ if split == "train" or not drawn else []
-    if not found:
-        _split("train", str(data))  # raises, and says what was looked for
-    return House(found, drawn)
+    folder = None if data is None else str(data)
+    # Where a folder has no split at all, "train" raises and says what was looked for.
+    splits = list(SIZES) if folder is None else splits_of(folder) or ["train"]
+    each = [_split(split, folder) for split in splits]
+    return House({name: game for found, _ in each for name, game in found.items()}, each[0][1])
 
 
 def tasks(split: str, data: str | Path | None = None) -> list[Task]:
@@ -285,13 +278,17 @@ def tasks(split: str, data: str | Path | None = None) -> list[Task]:
     return [task for part in parts for task in _split(part, None if data is None else str(data))[1]]
 
 
+@lru_cache(maxsize=1)
+def _shipped_layouts() -> frozenset[Layout]:
+    return frozenset(layouts("seen") + layouts("unseen"))
+
+
 def other_game(rng: random.Random) -> tuple[Game, str]:
     """A game for the base model's corpus and its kind, in a layout that no shipped game has."""
-    shipped = {*layouts("seen"), *layouts("unseen")}
     while True:
         room = layout(rng, rng.choice(list(ROOMS)))
         kind = rng.choice(list(_ERRANDS))
-        if room not in shipped and (found := game(rng, room, kind)):
+        if room not in _shipped_layouts() and (found := game(rng, room, kind)):
             return found, kind
 
 

@@ -69,10 +69,10 @@ class SQL(TextEnv):
         code = re.search(r"```sql(.*?)```", found.group(1), re.DOTALL)
         return code.group(1).strip().split("\n")[0] or None if code else None
 
-    def message(self, action: str, thought: str = "") -> str:
+    @staticmethod
+    def message(action: str, thought: str = "") -> str:
         """Queries stand between ```sql and ```, as the wrapper wants them."""
-        body = SUBMIT if action.lower() == SUBMIT else f"\n```sql\n{action}\n```"
-        return f"Thought: {thought}\nAction: {body}"
+        return TextEnv.message(SUBMIT if action.lower() == SUBMIT else f"\n```sql\n{action}\n```", thought)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
         """Takes a whole message; see `TextEnv`. Raises RuntimeError outside an episode."""

@@ -136,7 +136,7 @@ class _Analyst:
 
     def _say(self, why: str, action: str, **words: str) -> str:
         self.last = action
-        return SQL.message(None, action, self.rng.choice(_THOUGHTS[why]).format(**words))
+        return SQL.message(action, self.rng.choice(_THOUGHTS[why]).format(**words))
 
     def did(self, action: str) -> None:
         """Another's look is as good as their own; another's query is not their answer."""

@@ -23,7 +23,7 @@ Place = tuple[str, str]
 def check_groups(schema: str, node: exp.Select, block: Block, groups: list[exp.Expression]) -> None:
     """Raises SQLError where what is selected or ordered by is not one value for each group, or, with
     DISTINCT, for each row."""
-    order = _ordered(node)
+    order = items_of(node, "order")
     clauses = [("SELECT list", node.expressions), ("ORDER BY clause", order)]
     if not groups and not any(a for _, items in clauses for i in items for a in aggregates(i)):
         if node.args.get("distinct"):
@@ -126,10 +126,12 @@ def _loose_star(item: exp.Expression, block: Block, fixed: set[Place]) -> Place 
     return next((place for place in places if place not in fixed), None)
 
 
-def _ordered(node: exp.Select) -> list[exp.Expression]:
-    order = node.args.get("order")
-    return [item.this for item in order.expressions] if order is not None else []
+def items_of(node: exp.Expression, clause: str) -> list[exp.Expression]:
+    """What a query's "group" or "order" clause lists, without ASC and DESC; [] where it has none."""
+    found = node.args.get(clause)
+    return [item.this if isinstance(item, exp.Ordered) else item for item in found.expressions] if found else []
 
 
 def place_of(node: exp.Expression) -> Place | None:
+    """Where a resolved column comes from; None for anything else."""
     return node.meta.get("place") if isinstance(node, exp.Column) else None

@@ -2,7 +2,7 @@
 
 `resolve` goes over a query as MySQL 8 does when it prepares one: tables first, then block by block
 the select list, WHERE, ON, GROUP BY (and its rule, `sql_groups.py`), HAVING, ORDER BY. The first fault raises; the
-texts are MySQL's. On the way every expression learns its kind (`sql_schema.KINDS`), which decides how its values print.
+texts are MySQL's. On the way every expression learns its kind (`sql_schema.Column.kind`), which decides how its values print.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from sqlglot import exp
 
-from ipr_lite.envs.sql_groups import aggregates, check_groups, place_of
+from ipr_lite.envs.sql_groups import aggregates, check_groups, items_of, place_of
 from ipr_lite.envs.sql_kinds import common_kind, kind_of
 from ipr_lite.envs.sql_schema import Schema, SQLError, Table
 
@@ -77,8 +77,8 @@ class Resolver:
             if len(left) != len(right):
                 raise SQLError("The used SELECT statements have a different number of columns")
             union = Block(outer, [Source("", left)])
-            for ordered in _items(node.args.get("order")):
-                self._expression(ordered, union, "order clause", ctes)
+            for item in items_of(node, "order"):
+                self._expression(item, union, "order clause", ctes)
             return [(name, common_kind([kind, other])) for (name, kind), (_, other) in zip(left, right)]
         if not isinstance(node, exp.Select):
             raise SQLError(f"this world reads tables only, with SELECT, SHOW and DESC, not {node.key.upper()}")
@@ -104,13 +104,13 @@ class Resolver:
                 self._expression(on, block, "on clause", ctes)
         node.meta["block"] = block
         groups = []
-        for item in _items(node.args.get("group")):
+        for item in items_of(node, "group"):
             groups.append(self._position(item, node, "group statement"))
             self._expression(groups[-1], block, "group statement", ctes, names=True)
         if having := node.args.get("having"):
             self._having(having.this, node, block, groups, ctes)
-        for ordered in _items(node.args.get("order")):
-            item = self._position(ordered.this, node, "order clause")
+        for item in items_of(node, "order"):
+            item = self._position(item, node, "order clause")
             self._expression(item, block, "order clause", ctes, names=True)
         check_groups(self.schema.name, node, block, groups)
         return outputs
@@ -151,8 +151,6 @@ class Resolver:
                 self._expression(item, block, "field list", ctes)
                 outputs.append((item.alias_or_name or item.sql("mysql"), kind_of(item)))
                 block.names[outputs[-1][0].lower()] = outputs[-1][1]
-        if node.args.get("distinct") and node.expressions:
-            block.names["*"] = ""
         return outputs
 
     def _position(self, item: exp.Expression, node: exp.Select, where: str) -> exp.Expression:
@@ -220,10 +218,6 @@ class Resolver:
             column.meta["kind"] = block.names[wanted.lower()]
             return
         raise SQLError(f"Unknown column '{_written(column)}' in '{where}'")
-
-
-def _items(clause: exp.Expression | None) -> list[exp.Expression]:
-    return clause.expressions if clause is not None else []
 
 
 def _renamed(columns: list[tuple[str, str]], item: exp.Expression) -> list[tuple[str, str]]:

@@ -103,8 +103,8 @@ class Asker:
     def title(self, table: TableSketch) -> str | None:
         return next((c for c in table.columns if CONCEPTS[c].role == "name"), None)
 
-    def concept(self, table: TableSketch, *roles: str, but: str | None = None) -> str | None:
-        fitting = [c for c in table.columns if CONCEPTS[c].role in roles and c != but]
+    def concept(self, table: TableSketch, role: str) -> str | None:
+        fitting = [c for c in table.columns if CONCEPTS[c].role == role]
         return self.rng.choice(fitting) if fitting else None
 
     def values(self, table: TableSketch, concept: str) -> list:

@@ -7,10 +7,6 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-# MySQL's types as queries see them. The digits after the point follow where the type fixes them:
-# "decimal:2", "double:2" (a FLOAT(10,2)).
-KINDS = ("int", "double", "decimal", "text", "date", "datetime")
-
 
 class SQLError(Exception):
     """What MySQL answers instead of rows."""
@@ -29,7 +25,8 @@ class Column:
 
     @property
     def kind(self) -> str:
-        """One of KINDS, with the digits where the type says them."""
+        """What queries see of the type: int, double, decimal, text, date or datetime. The digits after
+        the point follow where the type fixes them: "decimal:2", "double:2" (a FLOAT(10,2))."""
         word = self.type.lower()
         if found := re.match(r"(?:decimal|numeric)(?:\(\d+(?:,\s*(\d+))?\))?", word):
             return f"decimal:{found.group(1) or 0}"
@@ -51,10 +48,6 @@ class Table:
     columns: tuple[Column, ...]
     keys: tuple[tuple[str, ...], ...] = ()
     indexed: frozenset[str] = frozenset()
-
-    def column(self, name: str) -> Column | None:
-        """The column of that name, in any case of letters."""
-        return next((c for c in self.columns if c.name.lower() == name.lower()), None)
 
 
 @dataclass(frozen=True)
