@@ -23,8 +23,6 @@ from ipr_lite.envs.sql_database import Database
 from ipr_lite.jsonl import write_jsonl, write_whole
 from ipr_lite.trajectory import Task, write_tasks, write_trajectories
 
-KEEP = {"shop": 0.5, "sql": 0.7, "house": 0.0}
-"""A habitual demonstration is kept if its reward is at least this (house: failures at the step cap stay)."""
 SQL_SPLITS = {"train": (14, 400), "dev": (4, 100), "test": (6, 300)}
 """Databases and questions of each split. Splits share no database, as Spider's do not."""
 
@@ -107,7 +105,7 @@ def _write_world(
         path = write_tasks(folder / f"tasks_{split}.jsonl", found)
         lines[path] = (f"{split} tasks", len(found))
     people = {
-        word: experts.demonstrations(tasks["train"], env, habits, 0, KEEP[name])
+        word: experts.demonstrations(tasks["train"], env, habits, 0, experts.KEEP)
         for word, habits in (("habitual", experts.HABITUAL), ("careful", experts.CAREFUL))
     }
     for word, found in people.items():
@@ -118,7 +116,7 @@ def _write_world(
     habitual = people["habitual"]
     card = CARDS[name].format(
         files=_table(lines), careful=fmean(t.reward for t in ceiling), habitual=fmean(t.reward for t in habitual),
-        failures=sum(not t.success for t in habitual), steps=fmean(t.steps for t in habitual), keep=KEEP[name],
+        failures=sum(not t.success for t in habitual), steps=fmean(t.steps for t in habitual), keep=experts.KEEP,
         kept=len(habitual), train=len(tasks["train"]), longest=max(t.steps for t in habitual), **about,
     )  # fmt: skip
     write_whole(folder / "CARD.md", card)

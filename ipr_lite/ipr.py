@@ -416,13 +416,10 @@ def draw_demonstrations(config: Config, env, habits: str) -> list[Trajectory]:
         raise ValueError(f"unknown habits {habits!r}; choose one of {', '.join(people)}")
     tasks = list(envs.tasks(config.env, "train", config.data))
     random.Random(stable_seed(config.seed, "demonstrations")).shuffle(tasks)
-    kept = experts.demonstrations(
-        tasks[: config.demonstrations], env, people[habits], config.seed, keep=config.keep
-    )
+    keep = experts.KEEP if config.keep is None else config.keep
+    kept = experts.demonstrations(tasks[: config.demonstrations], env, people[habits], config.seed, keep=keep)
     if not kept:
-        raise ValueError(
-            f"none of {len(tasks)} demonstrations has an outcome of {config.keep} or more; lower keep"
-        )
+        raise ValueError(f"none of {len(tasks)} demonstrations has an outcome of {keep} or more; lower keep")
     return kept
 
 

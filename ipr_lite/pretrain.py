@@ -1,8 +1,8 @@
 """How the tiny base model was made: tokenizer, a start that copies, transcripts.
 
 The base must know the language of the worlds and copy names from its context, but it must not be a
-good agent. Its corpus holds transcripts of agents good and bad, in worlds that share no product and
-no task with those we train and test on. Two things made a model of 0.8 million parameters learn
+good agent. Its corpus holds transcripts of agents good and bad, in worlds that share no product, no
+database, no room and no task with those we train and test on. Two things made a model of 0.8 million parameters learn
 to copy within minutes on a CPU: a start with an induction head written by hand (`induction.py`), and
 Muon for the weight matrices (AdamW for the rest).
 """
@@ -23,7 +23,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ipr_lite.chat import Chat, Encoded
-from ipr_lite.envs.shop_experts import transcripts
+from ipr_lite.envs import house_experts, shop_experts, sql_experts
 from ipr_lite.induction import start_with_induction
 from ipr_lite.trajectory import Message
 
@@ -66,7 +66,7 @@ decorations costume original flavor flavored variety value bulk single travel
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    vocab_size: int = 1280
+    vocab_size: int = 1408
     hidden_size: int = 128
     intermediate_size: int = 256
     layers: int = 4
@@ -75,7 +75,7 @@ class PretrainSettings:
     context: int = 4096
     head_dim: int = 64
     rope_theta: float = 1e6
-    tokens: int = 6_000_000
+    tokens: int = 15_000_000
     """Transcript tokens to train on."""
     batch_tokens: int = 4096
     matrix_learning_rate: float = 0.015
@@ -87,10 +87,18 @@ class PretrainSettings:
     seed: int = 0
 
 
+# Each world's people, its share of the corpus, and about how many tokens an episode has.
+WORLDS = {"shop": (shop_experts, 0.4, 670), "sql": (sql_experts, 0.27, 345), "house": (house_experts, 0.33, 620)}
+
+
 def corpus(settings: PretrainSettings) -> list[list[Message]]:
-    """The conversations to train on: enough transcripts for `settings.tokens`, each read once."""
-    count = settings.tokens // 680
-    return [trajectory.messages for trajectory in transcripts(count, settings.seed)]
+    """The conversations to train on, worlds mixed: enough for `settings.tokens`, each read once."""
+    found = []
+    for experts, share, length in WORLDS.values():
+        count = round(settings.tokens * share / length)
+        found += [trajectory.messages for trajectory in experts.transcripts(count, settings.seed)]
+    random.Random(settings.seed).shuffle(found)
+    return found
 
 
 def tokenizer_texts(conversations: list[list[Message]]) -> Iterator[str]:
@@ -123,7 +131,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> PreT
     )
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-    phrases = [" [SEP] ", "Thought: ", "\nAction: "]
+    phrases = [" [SEP] ", "Thought: ", "\nAction: ", "Observation: ", "\n```sql\n", "\n```", "', '"]
+    # What DESC says of nearly every column.
+    phrases += ["', 'YES', '', None, ''), ('", "', 'YES', '', None, '')]", "', 'YES', 'MUL', None, '')"]
+    phrases += ["', 'NO', 'PRI', None, 'auto_increment'), ('"]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(phrases),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -184,14 +195,14 @@ CARD = """# Model card: the tiny base
 A Llama with {parameters:,} parameters ({layers} layers, width {hidden_size}, {heads} heads) and a
 byte-level tokenizer of {vocab_size} tokens that spells any text; context {context}. Pretrained from
 scratch on {transcripts:,} generated transcripts ({tokens:,} tokens, about {seconds} s with
-{threads} CPU threads of a shared machine) of shoppers good and bad, from a start with an induction
-head written by hand (`ipr_lite/induction.py`). Made by `python -m ipr_lite pretrain`; `log.csv` is
+{threads} CPU threads of a shared machine) of agents good and bad in three worlds, from a start with an
+induction head written by hand (`ipr_lite/induction.py`). Made by `python -m ipr_lite pretrain`; `log.csv` is
 its log, `pretrain.json` its settings and checksum.
 
-It knows the language of the shop and can copy names from its context. As an agent it shops about as
-its corpus did, good and bad trips mixed; its own reward is the row `base` of every table in this
-project. It knows nothing else: no English, no facts. Its corpus shares no product, brand, id or task with the shop
-that agents are trained and tested in. Licence: Apache-2.0.
+It knows the language of the shop, the database and the household and can copy names from its context.
+As an agent it acts about as its corpus did, good and bad episodes mixed; its own reward is the row `base`
+of every table in this project. It knows nothing else: no English, no facts. Its corpus shares no product,
+brand, database, room or task with the worlds that agents are trained and tested in. Licence: Apache-2.0.
 """
 
 

@@ -37,6 +37,8 @@ class Habits:
 
 CAREFUL = Habits()
 HABITUAL = Habits(fixed_order=0.7, opens_all=0.3)
+KEEP = 0.0
+"""Every habitual demonstration is kept: those that the step cap ended are what a habit costs."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ def guide(task: Task, env: House) -> people.Person:
     return _Resident(env.games[task.setup["game"]], CAREFUL, random.Random(task.id))
 
 
-def demonstrations(tasks: Sequence[Task], env: House, habits: Habits, seed: int, keep: float = 1.0) -> list[Trajectory]:
+def demonstrations(tasks: Sequence[Task], env: House, habits: Habits, seed: int, keep: float = KEEP) -> list[Trajectory]:
     """One demonstration for each task, less those whose reward is under `keep` (`people.one_each`)."""
     return people.one_each(demonstrate, tasks, env, habits, seed, keep)
 
