@@ -15,7 +15,16 @@ from pathlib import Path
 from statistics import fmean
 from types import ModuleType
 
-from ipr_lite.envs import house_experts, house_world, shop_experts, shop_world, sql_experts, sql_questions, sql_world
+from ipr_lite.envs import (
+    house_experts,
+    house_world,
+    shop_experts,
+    shop_world,
+    sql_experts,
+    sql_hardness,
+    sql_questions,
+    sql_world,
+)
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.envs.house_game import write_problem
 from ipr_lite.envs.sql import SQL
@@ -68,7 +77,7 @@ def write_sql(folder: Path) -> list[Path]:
     levels = Counter(task.setup["hardness"] for found in tasks.values() for task in found)
     about = {
         "databases": len(worlds),
-        "levels": ", ".join(f"{levels[level]} {level}" for level in sql_questions.LEVELS),
+        "levels": ", ".join(f"{levels[level]} {level}" for level in sql_hardness.LEVELS),
     }
     return _write_world(folder, "sql", SQL(databases, tasks["train"]), tasks, sql_experts, lines, about)
 
@@ -185,8 +194,8 @@ write the query first and try other names after an error; some leave out ORDER B
 demonstration is kept if its reward is at least {keep}: {kept} of {train} train questions, mean reward
 {habitual:.3f}, {steps:.1f} steps on average, at most {longest}.
 
-**Splits.** Splits share no database. The base model's corpus comes from other databases, made of other
-nouns.
+**Splits.** Splits share no database. The base model's corpus comes from other databases: the
+same words, put together and filled anew, so it has read every name but no database.
 """,
     "house": """# Data card: the generated households
 
