@@ -116,7 +116,7 @@ def tokenizer_texts(conversations: list[list[Message]]) -> Iterator[str]:
     for conversation in conversations[:1500]:
         yield from (message["content"] for message in conversation)
     words, names = SHOP_WORDS.split(), sql_world.words()
-    for _ in range(20):
+    for _ in range(35):
         yield " ".join(words)
         yield " ".join(word.title() for word in words)
         yield " ".join(word.title() for word in reversed(words))
