@@ -114,6 +114,20 @@ def summarize(trajectories: Sequence[Trajectory], agent: str, split: str) -> dic
     }
 
 
+def by_part(trajectories: Sequence[Trajectory], split: str) -> dict[str, list[Trajectory]]:
+    """The trajectories of a split by name: all of them under `split`, then its parts, where it has any.
+
+    A household test is `test_seen` and `test_unseen`; of all worlds together, `test_shop` and so on.
+    """
+    found = {split: list(trajectories)}
+    several = len({t.task.env for t in trajectories}) > 1
+    for trajectory in trajectories:
+        part = f"{split}_{trajectory.task.env}" if several else trajectory.task.split
+        if part != split:
+            found.setdefault(part, []).append(trajectory)
+    return found
+
+
 def write_metrics(path: str | Path, rows: Sequence[dict]) -> Path:
     """Write metrics.csv: splits in alphabetical order, in each base, sft, ..., ipr-1, ..., ipr, expert.
 

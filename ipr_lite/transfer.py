@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ipr_lite import envs
 from ipr_lite.config import Config
-from ipr_lite.evaluation import summarize, write_metrics
+from ipr_lite.evaluation import by_part, summarize, write_metrics
 from ipr_lite.ipr import Run
 
 
@@ -28,6 +28,10 @@ def transfer(folder: Path, data: str | None, split: str, limit: int, env: str | 
     run.env = envs.make(name, data)
     tasks = envs.tasks(name, split, data)[:limit]
     agents = {"base": "base", "sft": "sft", "ipr": run.select(), "expert": "expert"}
-    rows = [summarize(run.perform(agent, tasks), shown, split) for shown, agent in agents.items()]
+    rows = [
+        summarize(part, shown, name)
+        for shown, agent in agents.items()
+        for name, part in by_part(run.perform(agent, tasks), split).items()
+    ]
     write_metrics(folder / f"transfer-{split}.csv", rows)
     return rows

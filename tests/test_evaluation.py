@@ -1,6 +1,7 @@
 """Intervals against numbers worked out by hand and by integration; tables byte for byte."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ from ipr_lite.evaluation import (
     METRICS,
     add_results,
     agent_order,
+    by_part,
     compare_agents,
     effect_markdown,
     effect_table,
@@ -77,6 +79,19 @@ def test_a_summary_by_hand():
     assert row["invalid"] == pytest.approx(2 / 7)
     assert row["high"] - row["reward"] == pytest.approx(12.706205 * 0.25)
     assert math.isnan(summarize([episode("1", 1.0, 2)], "sft", "test")["invalid"])
+
+
+def test_parts_of_a_split_by_hand():
+    def trip(number: str, env: str, split: str) -> Trajectory:
+        one = episode(number, 1.0, 2)
+        return replace(one, task=replace(one.task, env=env, split=split))
+
+    shop = [trip("1", "shop", "test"), trip("2", "shop", "test")]
+    house = [trip("3", "house", "test_seen"), trip("4", "house", "test_unseen"), trip("5", "house", "test_seen")]
+    assert by_part(shop, "test") == {"test": shop}
+    assert by_part(house, "test") == {"test": house, "test_seen": house[::2], "test_unseen": house[1:2]}
+    assert by_part(house[:1], "test_seen") == {"test_seen": house[:1]}
+    assert by_part(shop + house, "test") == {"test": shop + house, "test_shop": shop, "test_house": house}
 
 
 def test_agents_are_compared_on_the_tasks_that_both_did():

@@ -48,6 +48,28 @@ def test_a_run_leaves_every_stage_and_a_report(finished):
     assert leftovers == []
 
 
+PARTS = {
+    "sql": {"dev", "test"},
+    "house": {"dev", "test", "test_seen", "test_unseen"},
+    "all": {f"{split}{world}" for split in ("dev", "test") for world in ("", "_shop", "_sql", "_house")},
+}
+
+
+@pytest.mark.parametrize("world", PARTS)
+def test_every_world_runs_to_its_report(world, tmp_path):
+    """The main job in the other worlds: real demonstrations, pairs, a trained iterate, rows for every part."""
+    config = replace(SMALL, env=world, demonstrations=12, iterations=1, samples=1, updates=2, test=9, showcase=1)
+    assert run(config, tmp_path, quiet=True).name == "report.html"
+    rows = {(r["agent"], r["split"]): r for r in read_metrics(tmp_path / "metrics.csv")}
+    assert {split for _, split in rows} == PARTS[world]
+    assert rows["expert", "test"]["reward"] > 0.9 and rows["expert", "test"]["n"] == 9
+    assert sum(rows["sft", part]["n"] for part in PARTS[world] if part.startswith("test_")) in (0, 9)
+    assert {t.task.env for t in read_trajectories(tmp_path / "demonstrations.jsonl")} == (
+        {world} if world != "all" else {"shop", "sql", "house"}
+    )
+    assert len(read_pairs(tmp_path / "iteration-1" / "pairs.jsonl")) > 5
+
+
 def test_transfer_tries_the_agents_elsewhere(finished, tmp_path, capsys):
     """On the run's own test tasks it must find what the run found; in another world it must run."""
     assert main(["transfer", str(finished), "--split", "test", "--limit", str(SMALL.test)]) == 0
