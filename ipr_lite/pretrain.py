@@ -98,7 +98,7 @@ class PretrainSettings:
 
 
 # Each world's people, its share of the corpus, and about how many tokens an episode has.
-WORLDS = {"shop": (shop_experts, 0.31, 630), "sql": (sql_experts, 0.31, 280), "house": (house_experts, 0.38, 640)}
+WORLDS = {"shop": (shop_experts, 0.29, 630), "sql": (sql_experts, 0.28, 280), "house": (house_experts, 0.43, 640)}
 
 
 def corpus(settings: PretrainSettings) -> list[list[Message]]:
