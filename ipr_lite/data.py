@@ -195,7 +195,8 @@ demonstration is kept if its reward is at least {keep}: {kept} of {train} train 
 {habitual:.3f}, {steps:.1f} steps on average, at most {longest}.
 
 **Splits.** Splits share no database. The base model's corpus comes from other databases: the
-same words, put together and filled anew, so it has read every name but no database.
+same words, put together and filled anew, so it has read every name but no database, and one test question in six was
+asked there of another.
 """,
     "house": """# Data card: the generated households
 

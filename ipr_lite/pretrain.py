@@ -210,7 +210,9 @@ its log, `pretrain.json` its settings and checksum.
 It knows the language of the shop, the database and the household and can copy names from its context.
 As an agent it acts about as its corpus did, good and bad episodes mixed; its own reward is the row `base`
 of every table in this project. It knows nothing else: no English, no facts. Its corpus shares no product,
-brand, database, room or task with the worlds that agents are trained and tested in. Licence: Apache-2.0.
+brand, database, table or room with the worlds that agents are trained and tested in. Databases are made of
+the same words in other tables, so that a sixth of the test questions stand in the corpus word for word, asked
+of another database. Licence: Apache-2.0.
 """
 
 
