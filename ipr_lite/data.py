@@ -15,7 +15,16 @@ from pathlib import Path
 from statistics import fmean
 from types import ModuleType
 
-from ipr_lite.envs import house_experts, house_world, shop_experts, shop_world, sql_experts, sql_questions, sql_world
+from ipr_lite.envs import (
+    house_experts,
+    house_world,
+    shop_experts,
+    shop_world,
+    sql_experts,
+    sql_hardness,
+    sql_questions,
+    sql_world,
+)
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.envs.house_game import write_problem
 from ipr_lite.envs.sql import SQL
@@ -70,7 +79,7 @@ def write_sql(folder: Path) -> list[Path]:
     levels = Counter(task.setup["hardness"] for found in tasks.values() for task in found)
     about = {
         "databases": len(worlds),
-        "levels": ", ".join(f"{levels[level]} {level}" for level in sql_questions.LEVELS),
+        "levels": ", ".join(f"{levels[level]} {level}" for level in sql_hardness.LEVELS),
     }
     return _write_world(folder, "sql", SQL(databases, tasks["train"]), tasks, sql_experts, lines, about)
 

@@ -8,7 +8,7 @@ import pytest
 
 from ipr_lite.data import SQL_SPLITS, write_data
 from ipr_lite.envs import sql_experts, sql_world
-from ipr_lite.envs.sql_questions import LEVELS, hardness
+from ipr_lite.envs.sql_hardness import LEVELS, hardness
 from ipr_lite.trajectory import read_tasks, read_trajectories
 
 DATA = Path(__file__).parents[1] / "data"

@@ -118,16 +118,19 @@ def _as_mysql(path: Path) -> bytes:
 
 def _fill(target: sqlite3.Connection, name: str, columns: Iterable[Column], keys: tuple, rows: Iterable[tuple]) -> None:
     columns = list(columns)
-    parts = []
-    for column in columns:
-        collate = " COLLATE NOCASE" if column.kind == "text" else ""
-        parts.append(f"{_quoted(column.name)} {column.type}{collate}{' NOT NULL' if column.null == 'NO' else ''}")
+    parts = [_declared(column) for column in columns]
     if keys:
         parts.append(f"PRIMARY KEY ({', '.join(map(_quoted, keys[0]))})")
     target.execute(f"CREATE TABLE {_quoted(name)} ({', '.join(parts)})")
     # Spider's data break their own keys here and there: the first row of a key stays, as in MySQL's import.
     marks = ", ".join("?" * len(columns))
     target.executemany(f"INSERT OR IGNORE INTO {_quoted(name)} VALUES ({marks})", rows)
+
+
+def _declared(column: Column) -> str:
+    """A column for CREATE TABLE, whose texts compare as MySQL's do."""
+    collate = " COLLATE NOCASE" if column.kind == "text" else ""
+    return f"{_quoted(column.name)} {column.type}{collate}{' NOT NULL' if column.null == 'NO' else ''}"
 
 
 def _quoted(name: str) -> str:
@@ -196,11 +199,7 @@ def _create(connection: sqlite3.Connection, table: str, body: str) -> None:
         line = line.strip().rstrip(",")
         if found := _COLUMN.match(line):
             name, kind, rest = found.groups()
-            column = Column(name, kind)
-            parts.append(
-                f"{_quoted(name)} {kind}{' COLLATE NOCASE' if column.kind == 'text' else ''}"
-                f"{' NOT NULL' if 'NOT NULL' in rest else ''}"
-            )
+            parts.append(_declared(Column(name, kind, null="NO" if "NOT NULL" in rest else "YES")))
         elif found := _KEY.match(line):
             columns = ", ".join(_quoted(part.strip(" `").partition("`")[0]) for part in found.group(2).split(","))
             if found.group(1) == "PRIMARY KEY":

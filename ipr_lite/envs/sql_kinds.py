@@ -11,6 +11,12 @@ from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 
 from sqlglot import exp
 
+_AS_INSIDE = (exp.Alias, exp.Paren, exp.Neg, exp.Min, exp.Max, exp.Distinct, exp.Abs, exp.AnyValue, exp.Window)
+_ARITHMETIC = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod)
+_INTEGERS = (exp.Count, exp.Length, exp.Floor, exp.Ceil, exp.IntDiv, exp.Year, exp.Month, exp.Day, exp.DateDiff)
+_TRUTHS = (exp.Predicate, exp.Not, exp.Connector)
+_TEXTS = (exp.Concat, exp.Upper, exp.Lower, exp.Substring, exp.GroupConcat, exp.Trim, exp.Left, exp.Right)
+
 
 def common_kind(kinds: list[str]) -> str:
     """The kind of a value that may come from any of these."""
@@ -37,9 +43,7 @@ def kind_of(node: exp.Expression) -> str:
     """What MySQL says a value is; "" where it is not told apart."""
     if "kind" in node.meta:
         return node.meta["kind"]
-    if isinstance(
-        node, (exp.Alias, exp.Paren, exp.Neg, exp.Min, exp.Max, exp.Distinct, exp.Abs, exp.AnyValue, exp.Window)
-    ):
+    if isinstance(node, _AS_INSIDE):
         inner = node.expressions if isinstance(node, exp.Distinct) else [node.this]
         return kind_of(inner[0]) if inner else ""
     if isinstance(node, exp.Literal):
@@ -50,7 +54,7 @@ def kind_of(node: exp.Expression) -> str:
         if _exact(kind):
             return f"decimal:{_scale(kind) + more}"
         return f"double:{_scale(kind) + more}" if ":" in kind else "double"
-    if isinstance(node, (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod)):
+    if isinstance(node, _ARITHMETIC):
         left, right = kind_of(node.left), kind_of(node.right)
         if not (_exact(left) and _exact(right)):
             return "double"
@@ -83,35 +87,11 @@ def kind_of(node: exp.Expression) -> str:
         if to in exp.DataType.REAL_TYPES:
             return "double"
         return {exp.DataType.Type.DATE: "date", exp.DataType.Type.DATETIME: "datetime"}.get(to, "text")
-    if isinstance(
-        node,
-        (
-            exp.Count,
-            exp.Predicate,
-            exp.Not,
-            exp.Connector,
-            exp.Length,
-            exp.Floor,
-            exp.Ceil,
-            exp.IntDiv,
-            exp.Year,
-            exp.Month,
-            exp.Day,
-            exp.DateDiff,
-        ),
-    ):
+    if isinstance(node, (*_INTEGERS, *_TRUTHS)):
         return "int"
     if isinstance(node, exp.Date):
         return "date"
-    if isinstance(node, exp.Null):
-        return ""
-    return (
-        "text"
-        if isinstance(
-            node, (exp.Concat, exp.Upper, exp.Lower, exp.Substring, exp.GroupConcat, exp.Trim, exp.Left, exp.Right)
-        )
-        else ""
-    )
+    return "text" if isinstance(node, _TEXTS) else ""
 
 
 def as_connector(value: object, kind: str) -> object:

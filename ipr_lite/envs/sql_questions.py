@@ -10,58 +10,15 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-
-import sqlglot
-from sqlglot import exp
+from dataclasses import replace
 
 from ipr_lite.envs.sql_database import Database
+from ipr_lite.envs.sql_hardness import hardness
 from ipr_lite.envs.sql_world import CONCEPTS, TableSketch, World, plural
 from ipr_lite.trajectory import Task
 
-LEVELS = ("easy", "medium", "hard", "extra")
 Asked = tuple[str, str]
 """A question and the sketch of its query."""
-
-
-def hardness(query: str) -> str:
-    """Spider's level of a query (Yu et al. 2018, `evaluation.py`): counts of clauses, of whatever comes
-    twice, and of nested or joined queries."""
-    tree = sqlglot.parse_one(query, read="mysql")
-    select = tree
-    while isinstance(select, (exp.SetOperation, exp.Subquery)):
-        select = select.this
-    joins, where = select.args.get("joins") or [], select.args.get("where")
-    having, group, order = (select.args.get(name) for name in ("having", "group", "order"))
-    conditions = [clause.this for clause in (where, having) if clause] + [
-        j.args["on"] for j in joins if j.args.get("on")
-    ]
-    ors = sum(len(_outside(c, exp.Or)) for c in conditions)
-    likes = sum(len(_outside(c, exp.Like)) for c in conditions)
-    clauses = sum(map(bool, (where, group, order, select.args.get("limit")))) + len(joins) + ors + likes
-    nested = len(list(tree.find_all(exp.SetOperation)))
-    nested += sum(1 for c in conditions for s in c.find_all(exp.Select) if s.find_ancestor(exp.Select) is select)
-    aggregates = sum(len(_outside(e, exp.AggFunc)) for e in select.expressions)
-    aggregates += sum(len(_outside(c, exp.AggFunc)) for c in (having, order, group, where) if c)
-    parts = len(_outside(where.this, exp.Connector)) + 1 if where else 0
-    groups = len(group.expressions) if group else 0
-    others = (aggregates > 1) + (len(select.expressions) > 1) + (parts > 1) + (groups > 1)
-    if clauses <= 1 and others == 0 and nested == 0:
-        return "easy"
-    if nested == 0 and ((others <= 2 and clauses <= 1) or (clauses <= 2 and others < 2)):
-        return "medium"
-    if nested == 0 and ((others > 2 and clauses <= 2) or (2 < clauses <= 3 and others <= 2)):
-        return "hard"
-    if clauses <= 1 and others == 0 and nested <= 1:
-        return "hard"
-    return "extra"
-
-
-def _outside(node: exp.Expression, kind: type) -> list[exp.Expression]:
-    """Nodes of a kind under `node`, those of subqueries left out."""
-    if isinstance(node, (exp.Subquery, exp.Select)):
-        return []
-    found = [node] if isinstance(node, kind) else []
-    return found + [n for child in node.iter_expressions() for n in _outside(child, kind)]
 
 
 def resolve(sketch: str, name_of: Callable[[str], str]) -> str:
@@ -111,6 +68,11 @@ class Asker:
         place = 1 + list(table.columns).index(concept)
         return [row[place] for row in self.world.rows[table.noun]]
 
+    def parents_of(self, child: TableSketch, parent: TableSketch) -> list[int]:
+        """Each child's parent, by key."""
+        place = 1 + len(child.columns) + child.parents.index(parent.noun)
+        return [row[place] for row in self.world.rows[child.noun]]
+
     def bound(self, table: TableSketch, concept: str):
         """A number that some rows are above and some below."""
         values = sorted(set(self.values(table, concept)))
@@ -143,7 +105,7 @@ def questions(world: World, rng: random.Random, n: int, split: str, prefix: str,
         found[level].append(Task("", "sql", split, asked[0], setup))
     tasks = [task for level in sorted(found) for task in found[level]]
     rng.shuffle(tasks)
-    return [Task(f"{prefix}-{i}", t.env, t.split, t.instruction, t.setup) for i, t in enumerate(tasks[:n])]
+    return [replace(task, id=f"{prefix}-{i}") for i, task in enumerate(tasks[:n])]
 
 
 def _phrase(concept: str) -> str:
@@ -161,6 +123,18 @@ def _function(a: Asker, concept: str, *words: str) -> tuple[str, str]:
     ]
     word = a.rng.choice(fitting)
     return word, {"average": "AVG", "highest": "MAX", "lowest": "MIN", "total": "SUM"}[word]
+
+
+def _joined(child: TableSketch, parent: TableSketch, up: bool = True) -> str:
+    """A child and its parent as T1 and T2 (`up`), or the parent as T1 and its children as T2."""
+    if up:
+        return f"<{child.noun}> AS T1 JOIN <{parent.noun}> AS T2 ON T1.<{child.noun}.@{parent.noun}> = T2.<{parent.noun}.#>"
+    return f"<{parent.noun}> AS T1 JOIN <{child.noun}> AS T2 ON T1.<{parent.noun}.#> = T2.<{child.noun}.@{parent.noun}>"
+
+
+def _three_joined(event: TableSketch, middle: TableSketch, place: TableSketch) -> str:
+    """An event, what it happened to, and the place of that, as T1, T2 and T3."""
+    return f"{_joined(event, middle)} JOIN <{place.noun}> AS T3 ON T2.<{middle.noun}.@{place.noun}> = T3.<{place.noun}.#>"
 
 
 def _quoted(value: object) -> str:
@@ -301,8 +275,8 @@ def _children_of(a: Asker) -> Asked | None:
                 f"What are the {_phrase(shown)}s of all {_many(child)} that belong to the {parent.noun} {value}?",
             )
             return question, (
-                f"SELECT T1.<{child.noun}.{shown}> FROM <{child.noun}> AS T1 JOIN <{parent.noun}> AS T2 ON "
-                f"T1.<{child.noun}.@{parent.noun}> = T2.<{parent.noun}.#> WHERE T2.<{parent.noun}.{top}> = {_quoted(value)}"
+                f"SELECT T1.<{child.noun}.{shown}> FROM {_joined(child, parent)} "
+                f"WHERE T2.<{parent.noun}.{top}> = {_quoted(value)}"
             )
     return None
 
@@ -316,8 +290,8 @@ def _total_of(a: Asker) -> Asked | None:
             word, function = _function(a, c, "average", "highest", "total")
             question = f"What is the {word} {_phrase(c)} of the {_many(child)} of the {parent.noun} {value}?"
             return question, (
-                f"SELECT {function}(T1.<{child.noun}.{c}>) FROM <{child.noun}> AS T1 JOIN <{parent.noun}> AS T2 ON "
-                f"T1.<{child.noun}.@{parent.noun}> = T2.<{parent.noun}.#> WHERE T2.<{parent.noun}.{top}> = {_quoted(value)}"
+                f"SELECT {function}(T1.<{child.noun}.{c}>) FROM {_joined(child, parent)} "
+                f"WHERE T2.<{parent.noun}.{top}> = {_quoted(value)}"
             )
     return None
 
@@ -342,8 +316,8 @@ def _parents_with_many(a: Asker) -> Asked | None:
             n = a.rng.randint(1, 3)
             question = f"Give the {_phrase(top)} of every {parent.noun} with more than {n} {_many(child)}."
             return question, (
-                f"SELECT T1.<{parent.noun}.{top}> FROM <{parent.noun}> AS T1 JOIN <{child.noun}> AS T2 ON "
-                f"T1.<{parent.noun}.#> = T2.<{child.noun}.@{parent.noun}> GROUP BY T1.<{parent.noun}.#> HAVING COUNT(*) > {n}"
+                f"SELECT T1.<{parent.noun}.{top}> FROM {_joined(child, parent, up=False)} "
+                f"GROUP BY T1.<{parent.noun}.#> HAVING COUNT(*) > {n}"
             )
     return None
 
@@ -398,8 +372,7 @@ def _three_tables(a: Asker) -> Asked | None:
     value = a.rng.choice(a.values(place, top))
     question = f"How many {_many(event)} belong to {_many(middle)} of the {place.noun} {value}?"
     return question, (
-        f"SELECT COUNT(*) FROM <{event.noun}> AS T1 JOIN <{middle.noun}> AS T2 ON T1.<{event.noun}.@{middle.noun}> = "
-        f"T2.<{middle.noun}.#> JOIN <{place.noun}> AS T3 ON T2.<{middle.noun}.@{place.noun}> = T3.<{place.noun}.#> "
+        f"SELECT COUNT(*) FROM {_three_joined(event, middle, place)} "
         f"WHERE T3.<{place.noun}.{top}> = {_quoted(value)}"
     )
 
@@ -413,9 +386,8 @@ def _three_tables_per_place(a: Asker) -> Asked | None:
     word, function = _function(a, c, "average", "total")
     question = f"For each {place.noun}, show its {_phrase(top)} and the {word} {_phrase(c)} of the {_many(event)} of its {_many(middle)}."
     return question, (
-        f"SELECT T3.<{place.noun}.{top}>, {function}(T1.<{event.noun}.{c}>) FROM <{event.noun}> AS T1 JOIN <{middle.noun}> AS T2 "
-        f"ON T1.<{event.noun}.@{middle.noun}> = T2.<{middle.noun}.#> JOIN <{place.noun}> AS T3 ON "
-        f"T2.<{middle.noun}.@{place.noun}> = T3.<{place.noun}.#> GROUP BY T3.<{place.noun}.#>"
+        f"SELECT T3.<{place.noun}.{top}>, {function}(T1.<{event.noun}.{c}>) FROM {_three_joined(event, middle, place)} "
+        f"GROUP BY T3.<{place.noun}.#>"
     )
 
 
@@ -426,13 +398,12 @@ def _three_tables_per_place(a: Asker) -> Asked | None:
 def _most_children(a: Asker) -> Asked | None:
     for child, parent in a.family():
         top = a.title(parent)
-        place = 1 + len(child.columns) + child.parents.index(parent.noun)
-        counts = Counter(row[place] for row in a.world.rows[child.noun]).most_common(2)
+        counts = Counter(a.parents_of(child, parent)).most_common(2)
         if top and len(counts) > 1 and counts[0][1] > counts[1][1]:
             question = f"Which {parent.noun} has the most {_many(child)}? Give its {_phrase(top)}."
             return question, (
-                f"SELECT T1.<{parent.noun}.{top}> FROM <{parent.noun}> AS T1 JOIN <{child.noun}> AS T2 ON T1.<{parent.noun}.#> = "
-                f"T2.<{child.noun}.@{parent.noun}> GROUP BY T1.<{parent.noun}.#> ORDER BY COUNT(*) DESC LIMIT 1"
+                f"SELECT T1.<{parent.noun}.{top}> FROM {_joined(child, parent, up=False)} "
+                f"GROUP BY T1.<{parent.noun}.#> ORDER BY COUNT(*) DESC LIMIT 1"
             )
     return None
 
@@ -461,15 +432,13 @@ def _best_of_parent(a: Asker) -> Asked | None:
         if shown and top and c:
             value = a.rng.choice(a.values(parent, top))
             key = a.values(parent, top).index(value) + 1
-            place = 1 + len(child.columns) + child.parents.index(parent.noun)
-            at = 1 + list(child.columns).index(c)
-            numbers = [row[at] for row in a.world.rows[child.noun] if row[place] == key]
+            numbers = [n for n, above in zip(a.values(child, c), a.parents_of(child, parent)) if above == key]
             if not numbers or numbers.count(max(numbers)) > 1:
                 continue
             question = f"Of the {_many(child)} of the {parent.noun} {value}, which has the highest {_phrase(c)}? Give its {_phrase(shown)}."
             return question, (
-                f"SELECT T1.<{child.noun}.{shown}> FROM <{child.noun}> AS T1 JOIN <{parent.noun}> AS T2 ON "
-                f"T1.<{child.noun}.@{parent.noun}> = T2.<{parent.noun}.#> WHERE T2.<{parent.noun}.{top}> = {_quoted(value)} "
+                f"SELECT T1.<{child.noun}.{shown}> FROM {_joined(child, parent)} "
+                f"WHERE T2.<{parent.noun}.{top}> = {_quoted(value)} "
                 f"ORDER BY T1.<{child.noun}.{c}> DESC LIMIT 1"
             )
     return None

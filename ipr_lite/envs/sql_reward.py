@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from itertools import combinations
+
+import numpy as np
 
 
 def answer_reward(rows: object, gold: object) -> float:
@@ -47,14 +48,13 @@ def tau_b(a: Sequence[str], b: Sequence[str]) -> float:
 
     NaN where either has no two different values (one row, or all equal), as in SciPy.
     """
-    n = len(a)
-    concordant = discordant = tied_a = tied_b = 0
-    for i, j in combinations(range(n), 2):
-        x, y = (a[i] > a[j]) - (a[i] < a[j]), (b[i] > b[j]) - (b[i] < b[j])
-        concordant += x * y > 0
-        discordant += x * y < 0
-        tied_a += not x
-        tied_b += not y
-    pairs = n * (n - 1) // 2
-    spread = (pairs - tied_a) * (pairs - tied_b)
-    return (concordant - discordant) / math.sqrt(spread) if spread else math.nan
+    x, y = (np.unique(np.array(values, dtype=object), return_inverse=True)[1] for values in (a, b))
+    balance = tied_x = tied_y = 0
+    for i in range(len(x) - 1):  # a row of all pairs at a time: whole results have thousands of rows
+        dx, dy = np.sign(x[i + 1 :] - x[i]), np.sign(y[i + 1 :] - y[i])
+        balance += int((dx * dy).sum())
+        tied_x += int((dx == 0).sum())
+        tied_y += int((dy == 0).sum())
+    pairs = len(x) * (len(x) - 1) // 2
+    spread = (pairs - tied_x) * (pairs - tied_y)
+    return balance / math.sqrt(spread) if spread else math.nan
