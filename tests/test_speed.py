@@ -6,8 +6,8 @@ import pytest
 
 from ipr_lite import envs
 
-# Steps a second on one core, at least; the originals: 18 (TextWorld, 57 ms a step), about 140 (WebShop's
-# Flask pages, 7 ms), and whatever MySQL in Docker allows.
+# Steps a second on one core, at least. The originals, as others measured them: 18 (TextWorld, 57 ms a step),
+# about 140 (WebShop's Flask pages, 7 ms), and whatever MySQL in Docker allows.
 AT_LEAST = {"shop": 1_000, "sql": 100, "house": 2_000}
 
 
