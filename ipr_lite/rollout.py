@@ -291,12 +291,12 @@ class Rollouts:
         self._extend([rows[i] for i in keep], logits[keep])
 
     def _read_pending(self, rows: list[_Row], most_tokens: int = 8192):
-        """Read long pending lists, similar lengths together, at most about `most_tokens` a pass."""
+        """Read long pending lists, at most about `most_tokens` a pass, less than half of them padding."""
         rows = sorted(rows, key=lambda row: (len(row.pending), row.length))
         while rows:
             chunk = [rows.pop()]
             width = len(chunk[0].pending)
-            while rows and (len(chunk) + 1) * width <= most_tokens:
+            while rows and 2 * len(rows[-1].pending) > width and (len(chunk) + 1) * width <= most_tokens:
                 chunk.append(rows.pop())
             logits = self.batch.read(chunk, [row.pending for row in chunk])
             self._extend(chunk, logits)
