@@ -38,12 +38,16 @@ def stable_seed(*parts: object) -> int:
 
 @dataclass
 class Episode:
-    """An episode to play on: `env` stands where `messages` (ending in an observation) say."""
+    """An episode to play on: `env` stands where `messages` (ending in an observation) say.
+
+    `stop` is asked about the first message that the policy writes; where it says yes, the episode ends there.
+    """
 
     env: TextEnv
     task: Task
     messages: list[Message]
     seed: int
+    stop: Callable[[str], bool] | None = None
 
 
 @dataclass(eq=False)
@@ -224,7 +228,8 @@ class Rollouts:
 
         `extra` of a trajectory holds `invalid` (actions the world did not accept), `tokens`
         (generated), `terminated`, and, where it applies, `overflow` (the next observation did not
-        fit `max_length`: reward 0) or `error` (the environment raised: reward 0, traceback kept).
+        fit `max_length`: reward 0), `stopped` (by the episode's `stop`: reward 0) or `error` (the
+        environment raised: reward 0, traceback kept).
         """
         self.model.eval()
         waiting = []
@@ -330,6 +335,9 @@ class Rollouts:
         row.messages.append({"role": "assistant", "content": message})
         ended = row.turn[-1] == self.chat.end
         row.turn = []
+        if row.episode.stop and len(row.messages) == len(row.episode.messages) + 1 and row.episode.stop(message):
+            self._remove(row, 0.0, False, stopped=True)
+            return
         try:
             observation, reward, terminated, truncated, info = row.episode.env.step(message)
         except Exception:

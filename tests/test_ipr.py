@@ -18,6 +18,7 @@ from ipr_lite.config import Config
 from ipr_lite.evaluation import add_results, read_metrics, read_results
 from ipr_lite.ipr import NoPairs, Run, run
 from ipr_lite.model import load_adapter_weights
+from ipr_lite.pairs import contrasts, empty_counts, explore, outcome_pairs, steps_to_score
 from ipr_lite.records import read_pairs
 from ipr_lite.trajectory import read_trajectories
 
@@ -68,6 +69,24 @@ def test_every_world_runs_to_its_report(world, tmp_path):
         {world} if world != "all" else {"shop", "sql", "house"}
     )
     assert len(read_pairs(tmp_path / "iteration-1" / "pairs.jsonl")) > 5
+
+
+def test_explorations_cut_short_give_the_same_pairs(finished):
+    lab = Run(SMALL, finished, quiet=True)
+    experts = lab.demonstrations()
+    states, found, spent = lab.states(experts), [], []
+    for whole in (True, False):
+        player = lab.player(lab.sft(), 0.0, "sft")
+        explorations = explore(experts, states, player, 0, whole=whole)
+        spent.append(player.actions_taken)
+        counts = empty_counts()
+        left = contrasts(experts, explorations, lab.env, lab.rule, counts)
+        steps = [(s.task.id, s.step, s.who, s.action, s.outcome) for s in steps_to_score(left, states)]
+        found.append((counts, steps, outcome_pairs(experts, explorations, lab.rule, empty_counts())))
+        cut = sum(e.trajectory.extra.get("stopped", False) for e in explorations)
+        assert cut == (0 if whole else counts["step"]["same_action"])
+    assert found[0] == found[1] and cut > 0 and found[0][2]
+    assert spent[1] < spent[0]
 
 
 def test_transfer_tries_the_agents_elsewhere(finished, tmp_path, capsys):
