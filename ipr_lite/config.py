@@ -16,8 +16,8 @@ class Config:
     model: str | None = None
     precision: str = "nf4"
     seed: int = 0
-    demonstrations: int | None = None
-    """Expert trajectories to draw (fewer where the world has fewer tasks); None: the world's own, `DEMONSTRATIONS`."""
+    demonstrations: int = 160
+    """Expert trajectories to draw (fewer where the world has fewer tasks)."""
     keep: float | None = None
     """A demonstration is kept if its outcome reward is at least this; None: the world's own (shop .5, SQL .7,
     household 0: failures stay; the paper: WebShop .7, SQL 1)."""
@@ -49,9 +49,6 @@ class Config:
     """Tasks of the dev split to evaluate on."""
     test: int = 300
 
-
-DEMONSTRATIONS = {"shop": 160, "sql": 160, "house": 60, "all": 160}
-"""Household trips are three times as long as the shop's, and the policy explores from every step."""
 
 QUICK = {
     "demonstrations": 40,

@@ -208,10 +208,10 @@ kinds of task. `games_*.jsonl.gz` hold each game as the PDDL problem it is.
     + _MADE
     + """
 **People.** Demonstrations are scripted (`ipr_lite/envs/house_experts.py`). *Careful* people look first
-where a thing may be: mean reward {careful:.3f} on the test games, within 20 steps. *Habitual* people search
-in a fixed order or open and close everything on the way, so some do not finish in time. All their
-demonstrations are kept, {failures} of {kept} failures among them: mean reward {habitual:.3f}, {steps:.1f} steps
-on average.
+where a thing may be: mean reward {careful:.3f} on the test games, within 20 steps. *Habitual* people go
+through the furniture as it is listed, whatever they seek, and six in ten open and close everything on the way, so
+some do not finish in time. All their demonstrations are kept, {failures} of {kept} failures among them: mean
+reward {habitual:.3f}, {steps:.1f} steps on average.
 
 **Splits.** `test_unseen` plays in layouts that no other split has. The base model's corpus comes from
 other layouts.

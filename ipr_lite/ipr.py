@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ipr_lite import envs
 from ipr_lite.artefacts import whole, write_log, write_manifest
 from ipr_lite.chat import Chat
-from ipr_lite.config import DEMONSTRATIONS, Config
+from ipr_lite.config import Config
 from ipr_lite.evaluation import by_part, results_table, summarize, write_metrics
 from ipr_lite.jsonl import write_whole
 from ipr_lite.model import (
@@ -414,7 +414,7 @@ def draw_demonstrations(config: Config, env, habits: str) -> list[Trajectory]:
     tasks = list(envs.tasks(config.env, "train", config.data))
     random.Random(stable_seed(config.seed, "demonstrations")).shuffle(tasks)
     keep = experts.KEEP if config.keep is None else config.keep
-    drawn = tasks[: config.demonstrations or DEMONSTRATIONS[config.env]]
+    drawn = tasks[: config.demonstrations]
     kept = experts.demonstrations(drawn, env, people[habits], config.seed, keep=keep)
     if not kept:
         raise ValueError(f"none of {len(drawn)} demonstrations has an outcome of {keep} or more; lower keep")
