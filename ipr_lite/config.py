@@ -19,7 +19,7 @@ class Config:
     demonstrations: int = 160
     """Expert trajectories to draw (fewer where the world has fewer tasks)."""
     keep: float | None = None
-    """A demonstration is kept if its outcome reward is at least this; None: the world's own (shop .5, SQL .7,
+    """A demonstration is kept if its outcome reward is at least this; None: the world's own (shop .5, SQL and
     household 0: failures stay; the paper: WebShop .7, SQL 1)."""
     habits: str = "habitual"
     sft_epochs: float = 3.0

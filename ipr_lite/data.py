@@ -189,10 +189,11 @@ are equal (`tests/test_sql.py` prints them by cause). Not emulated: writes, REGE
 order of ties, "Subquery returns more than 1 row".
 
 **People.** Demonstrations are scripted (`ipr_lite/envs/sql_experts.py`). *Careful* people look at the
-tables and columns before they ask: mean reward {careful:.3f} on the test questions. *Habitual* people
-write the query first and try other names after an error; some leave out ORDER BY or DISTINCT. A habitual
-demonstration is kept if its reward is at least {keep}: {kept} of {train} train questions, mean reward
-{habitual:.3f}, {steps:.1f} steps on average, at most {longest}.
+tables and columns before they ask: mean reward {careful:.3f} on the test questions. Of the *habitual* people
+six in ten write the query first; after an error half of these try another name instead of looking, and some give
+up; some leave out ORDER BY or DISTINCT. A habitual demonstration is kept if its reward is at least {keep}:
+{kept} of {train} train questions, {failures} failures among them, mean reward {habitual:.3f}, {steps:.1f} steps
+on average, at most {longest}.
 
 **Splits.** Splits share no database. The base model's corpus comes from other databases: the
 same words, put together and filled anew, so it has read every name but no database, and one test question in six was

@@ -40,9 +40,9 @@ class Habits:
 
 
 CAREFUL = Habits()
-HABITUAL = Habits(guesses=0.8, insists=0.7, any_order=0.3, repeats=0.3)
-KEEP = 0.7
-"""A habitual demonstration is kept if its reward is at least this (the paper: 1)."""
+HABITUAL = Habits(guesses=0.6, insists=0.5, any_order=0.3, repeats=0.3, gives_up=0.3)
+KEEP = 0.0
+"""A habitual demonstration is kept if its reward is at least this (the paper: 1): failures show what a guess costs."""
 
 _THOUGHTS = {
     "tables": ("First I look which tables there are.", "I should see the tables before I ask.", "Which tables does this database have?"),
