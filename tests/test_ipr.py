@@ -97,7 +97,13 @@ def test_transfer_tries_the_agents_elsewhere(finished, tmp_path, capsys):
     tried = {row["agent"]: row for row in read_metrics(finished / "transfer-test.csv")}
     assert set(tried) == {"base", "sft", "ipr", "expert"}
     assert all(tried[agent] == own[agent] for agent in tried)
-    assert main(["transfer", str(finished), "--env", "house", "--split", "dev", "--limit", "2"]) == 0
+    results = tmp_path / "effect.csv"
+    assert main(["transfer", str(finished), "--env", "house", "--split", "dev", "--limit", "2", "--results", str(results)]) == 0
+    added = read_results(results)
+    assert set(added["method"]) == {"base", "sft", "ipr", "expert"} and set(added["setting"]) == {"transfer"}
+    assert set(added["env"]) == {"house"} and set(added["n"]) == {2}
+    ipr = added[added["method"] == "ipr"].iloc[0]
+    assert f"ipr-{ipr['iteration']}" in (finished / "selected.json").read_text()
     rows = read_metrics(finished / "transfer-dev.csv")
     assert [row["n"] for row in rows] == [2] * 4 and rows[-1]["reward"] == 1
     for left in finished.glob("transfer-*.csv"):
