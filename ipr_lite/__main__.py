@@ -83,11 +83,12 @@ def parser() -> argparse.ArgumentParser:
     game.add_argument("--split", default="dev", help="default: dev")
     game.add_argument("--task", type=int, default=1, help="which task of the split (from 1)")
     other = commands.add_parser("transfer", help="a finished run's agents on other data, such as the original's")
-    other.add_argument("run", type=Path, help="the run's folder")
+    other.add_argument("run", type=Path, nargs="+", help="the run's folder; several, for several seeds")
     other.add_argument("--env", help="default: the run's")
     other.add_argument("--data", help="a folder with the original benchmark's data")
     other.add_argument("--split", default="test", help="default: test")
     other.add_argument("--limit", type=int, default=300, help="tasks, default: 300")
+    other.add_argument("--results", type=Path, help="a results file to add to (default: none)")
     other.add_argument("--threads", type=int)
     page = commands.add_parser("show", help="a trajectory as a page")
     page.add_argument("file", type=Path, help="a JSON Lines file of trajectories")
@@ -247,10 +248,15 @@ def do_play(options) -> int:
 
 
 def do_transfer(options) -> int:
-    from ipr_lite.evaluation import results_table
-    from ipr_lite.transfer import transfer
+    from ipr_lite.evaluation import add_results, results_table
+    from ipr_lite.transfer import results_rows, transfer
 
-    print(results_table(transfer(options.run, options.data, options.split, options.limit, options.env)))
+    for folder in options.run:
+        found = transfer(folder, options.data, options.split, options.limit, options.env)
+        print(f"{folder}\n{results_table(found)}")
+        if options.results:
+            command = "python -m ipr_lite " + " ".join(sys.argv[1:])
+            add_results(options.results, results_rows(folder, found, options.data, options.env), command)
     return 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from ipr_lite import envs
 from ipr_lite.baselines import METHODS
 from ipr_lite.config import Config
-from ipr_lite.evaluation import summarize
+from ipr_lite.evaluation import by_part, summarize
 from ipr_lite.ipr import Run
 from ipr_lite.jsonl import write_whole
 from ipr_lite.trajectory import read_trajectories, write_trajectories
@@ -44,28 +44,33 @@ def seed_rows(run: Run) -> list[dict]:
         iteration = int(agent[4:]) if agent.startswith("ipr-") else 0
         method = "ipr" if iteration else agent
         selected = not iteration or agent == chosen
-        rows.append(row(run, run.evaluate(agent, "test"), method, iteration, selected, spent))
+        rows += rows_of(run, run.evaluate(agent, "test"), method, iteration, selected, spent)
     tasks = envs.tasks(config.env, "test", config.data)[: config.test]
     for method, train in METHODS.items():
         path = run.folder / "evaluations" / f"{method}-test.jsonl"
         if not path.exists():
             write_trajectories(path, run.play(tasks, train(run), method))
-        rows.append(row(run, read_trajectories(path), method, 0, True, [method]))
+        rows += rows_of(run, read_trajectories(path), method, 0, True, [method])
     return rows
 
 
-def row(run: Run, played: list, method: str, iteration: int, selected: bool, stages: list[str]) -> dict:
-    """One line of the results file (columns of `evaluation.RESULTS`)."""
-    c, summary = run.config, summarize(played, method, "test")
+def rows_of(run: Run, played: list, method: str, iteration: int, selected: bool, stages: list[str]) -> list[dict]:
+    """Lines of the results file (columns of `evaluation.RESULTS`): the test split, and its parts."""
     budget = run.spent(stages)
+    parts = by_part(played, "test")
+    return [row(run.config, summarize(part, method, split), iteration, selected, budget) for split, part in parts.items()]
+
+
+def row(c: Config, summary: dict, iteration: int, selected: bool, budget: dict[str, int]) -> dict:
+    """One line of the results file."""
     return {
         "env": c.env,
-        "method": method,
+        "method": summary["agent"],
         "setting": "default",
         "seed": c.seed,
         "iteration": iteration,
         "selected": int(selected),
-        "split": "test",
+        "split": summary["split"],
         "precision": c.precision,
         "scale": c.scale,
         "n": summary["n"],

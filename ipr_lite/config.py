@@ -17,9 +17,10 @@ class Config:
     precision: str = "nf4"
     seed: int = 0
     demonstrations: int = 160
-    """Expert trajectories to clone (fewer where the world has fewer tasks)."""
-    keep: float = 0.5
-    """A demonstration is kept if its outcome reward is at least this (the paper: 0.7, WebShop)."""
+    """Expert trajectories to draw (fewer where the world has fewer tasks)."""
+    keep: float | None = None
+    """A demonstration is kept if its outcome reward is at least this; None: the world's own (shop .5, SQL and
+    household 0: failures stay; the paper: WebShop .7, SQL 1)."""
     habits: str = "habitual"
     sft_epochs: float = 3.0
     iterations: int = 2

@@ -32,8 +32,6 @@ from ipr_lite.envs.sql_database import Database
 from ipr_lite.jsonl import write_jsonl, write_whole
 from ipr_lite.trajectory import Task, write_tasks, write_trajectories
 
-KEEP = {"shop": 0.5, "sql": 0.7, "house": 0.0}
-"""A habitual demonstration is kept if its reward is at least this (house: failures at the step cap stay)."""
 SQL_SPLITS = {"train": (14, 400), "dev": (4, 100), "test": (6, 300)}
 """Databases and questions of each split. Splits share no database, as Spider's do not."""
 
@@ -116,7 +114,7 @@ def _write_world(
         path = write_tasks(folder / f"tasks_{split}.jsonl", found)
         lines[path] = (f"{split} tasks", len(found))
     people = {
-        word: experts.demonstrations(tasks["train"], env, habits, 0, KEEP[name])
+        word: experts.demonstrations(tasks["train"], env, habits, 0, experts.KEEP)
         for word, habits in (("habitual", experts.HABITUAL), ("careful", experts.CAREFUL))
     }
     for word, found in people.items():
@@ -127,7 +125,7 @@ def _write_world(
     habitual = people["habitual"]
     card = CARDS[name].format(
         files=_table(lines), careful=fmean(t.reward for t in ceiling), habitual=fmean(t.reward for t in habitual),
-        failures=sum(not t.success for t in habitual), steps=fmean(t.steps for t in habitual), keep=KEEP[name],
+        failures=sum(not t.success for t in habitual), steps=fmean(t.steps for t in habitual), keep=experts.KEEP,
         kept=len(habitual), train=len(tasks["train"]), longest=max(t.steps for t in habitual), **about,
     )  # fmt: skip
     write_whole(folder / "CARD.md", card)
@@ -191,13 +189,15 @@ are equal (`tests/test_sql.py` prints them by cause). Not emulated: writes, REGE
 order of ties, "Subquery returns more than 1 row".
 
 **People.** Demonstrations are scripted (`ipr_lite/envs/sql_experts.py`). *Careful* people look at the
-tables and columns before they ask: mean reward {careful:.3f} on the test questions. *Habitual* people
-write the query first and try other names after an error; some leave out ORDER BY or DISTINCT. A habitual
-demonstration is kept if its reward is at least {keep}: {kept} of {train} train questions, mean reward
-{habitual:.3f}, {steps:.1f} steps on average, at most {longest}.
+tables and columns before they ask: mean reward {careful:.3f} on the test questions. Of the *habitual* people
+six in ten write the query first; after an error half of these try another name instead of looking, and some give
+up; some leave out ORDER BY or DISTINCT. A habitual demonstration is kept if its reward is at least {keep}:
+{kept} of {train} train questions, {failures} failures among them, mean reward {habitual:.3f}, {steps:.1f} steps
+on average, at most {longest}.
 
-**Splits.** Splits share no database. The base model's corpus comes from other databases, made of other
-nouns.
+**Splits.** Splits share no database. The base model's corpus comes from other databases: the
+same words, put together and filled anew, so it has read every name but no database, and one test question in six was
+asked there of another.
 """,
     "house": """# Data card: the generated households
 
@@ -209,10 +209,10 @@ kinds of task. `games_*.jsonl.gz` hold each game as the PDDL problem it is.
     + _MADE
     + """
 **People.** Demonstrations are scripted (`ipr_lite/envs/house_experts.py`). *Careful* people look first
-where a thing may be: mean reward {careful:.3f} on the test games, within 20 steps. *Habitual* people search
-in a fixed order or open and close everything on the way, so some do not finish in time. All their
-demonstrations are kept, {failures} of {kept} failures among them: mean reward {habitual:.3f}, {steps:.1f} steps
-on average.
+where a thing may be: mean reward {careful:.3f} on the test games, within 20 steps. *Habitual* people go
+through the furniture as it is listed, whatever they seek, and six in ten open and close everything on the way, so
+some do not finish in time. All their demonstrations are kept, {failures} of {kept} failures among them: mean
+reward {habitual:.3f}, {steps:.1f} steps on average.
 
 **Splits.** `test_unseen` plays in layouts that no other split has. The base model's corpus comes from
 other layouts.

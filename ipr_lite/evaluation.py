@@ -114,6 +114,20 @@ def summarize(trajectories: Sequence[Trajectory], agent: str, split: str) -> dic
     }
 
 
+def by_part(trajectories: Sequence[Trajectory], split: str) -> dict[str, list[Trajectory]]:
+    """The trajectories of a split by name: all of them under `split`, then its parts, where it has any.
+
+    A household test is `test_seen` and `test_unseen`; of all worlds together, `test_shop` and so on.
+    """
+    found = {split: list(trajectories)}
+    several = len({t.task.env for t in trajectories}) > 1
+    for trajectory in trajectories:
+        part = f"{split}_{trajectory.task.env}" if several else trajectory.task.split
+        if part != split:
+            found.setdefault(part, []).append(trajectory)
+    return found
+
+
 def write_metrics(path: str | Path, rows: Sequence[dict]) -> Path:
     """Write metrics.csv: splits in alphabetical order, in each base, sft, ..., ipr-1, ..., ipr, expert.
 
@@ -245,6 +259,26 @@ def effect_markdown(table: pd.DataFrame) -> str:
         for row in table.itertuples()
     ]  # fmt: skip
     return markdown_table(header, rows)
+
+
+def worlds_markdown(results: pd.DataFrame, against: Sequence[str] = ("sft", "random-pairs")) -> str:
+    """The effect in a line a world: every method's mean reward, what IPR gains over the methods `against`."""
+    tables = {method: effect_table(results, method) for method in against}
+    first = tables[against[0]]
+    first = first[first["setting"] == "default"]
+    methods = sorted(set(first["method"]), key=agent_order)
+    header = ("env", "precision", "seeds", *methods, *(f"ipr minus {method}, 95 % interval" for method in against))
+    lines = []
+    for (env, precision), rows in first.groupby(["env", "precision"], sort=False):
+        means = dict(zip(rows["method"], rows["mean"]))
+        gains = []
+        for table in tables.values():
+            mine = (table["env"] == env) & (table["precision"] == precision) & (table["setting"] == "default")
+            ipr = table[mine & (table["method"] == "ipr")].iloc[0]
+            gains.append(f"{show_signed(ipr.difference)} ({show_interval(ipr.difference_low, ipr.difference_high)})")
+        shown = [show(means.get(method, math.nan)) for method in methods]
+        lines.append((env, precision, rows["seeds"].max(), *shown, *gains))
+    return markdown_table(header, lines)
 
 
 def show(value: float, digits: int = 3) -> str:

@@ -20,7 +20,7 @@ from ipr_lite import envs
 from ipr_lite.artefacts import whole, write_log, write_manifest
 from ipr_lite.chat import Chat
 from ipr_lite.config import Config
-from ipr_lite.evaluation import results_table, summarize, write_metrics
+from ipr_lite.evaluation import by_part, results_table, summarize, write_metrics
 from ipr_lite.jsonl import write_whole
 from ipr_lite.model import (
     adapter_weights,
@@ -313,15 +313,12 @@ class Run:
     def metrics(self) -> list[dict]:
         """metrics.csv: every agent on dev and test; `ipr` is the iterate chosen on dev."""
         iterates = [f"ipr-{i}" for i in range(1, self.config.iterations + 1)]
-        rows = [
-            summarize(self.evaluate(agent, "dev"), agent, "dev")
-            for agent in ["base", "sft", *iterates, "expert"]
-        ]
-        chosen = self.select()
-        rows += [
-            summarize(self.evaluate(agent, "test"), agent, "test")
-            for agent in ["base", "sft", *iterates, "expert"]
-        ]
+        rows = []
+        for split in ("dev", "test"):
+            for agent in ("base", "sft", *iterates, "expert"):
+                parts = by_part(self.evaluate(agent, split), split)
+                rows += [summarize(played, agent, part) for part, played in parts.items()]
+            chosen = self.select()  # on dev, before test is played
         rows += [{**row, "agent": "ipr"} for row in rows if row["agent"] == chosen]
         write_metrics(self.folder / "metrics.csv", rows)
         return rows
@@ -405,7 +402,7 @@ class Run:
 
 
 def draw_demonstrations(config: Config, env, habits: str) -> list[Trajectory]:
-    """Demonstrations of `config.demonstrations` train tasks drawn by the seed.
+    """Demonstrations of train tasks drawn by the seed.
 
     `habits` is "habitual" or "careful". Raises ValueError for others, and where the world has no
     task or no demonstration passes `keep`.
@@ -416,13 +413,11 @@ def draw_demonstrations(config: Config, env, habits: str) -> list[Trajectory]:
         raise ValueError(f"unknown habits {habits!r}; choose one of {', '.join(people)}")
     tasks = list(envs.tasks(config.env, "train", config.data))
     random.Random(stable_seed(config.seed, "demonstrations")).shuffle(tasks)
-    kept = experts.demonstrations(
-        tasks[: config.demonstrations], env, people[habits], config.seed, keep=config.keep
-    )
+    keep = experts.KEEP if config.keep is None else config.keep
+    drawn = tasks[: config.demonstrations]
+    kept = experts.demonstrations(drawn, env, people[habits], config.seed, keep=keep)
     if not kept:
-        raise ValueError(
-            f"none of {len(tasks)} demonstrations has an outcome of {config.keep} or more; lower keep"
-        )
+        raise ValueError(f"none of {len(drawn)} demonstrations has an outcome of {keep} or more; lower keep")
     return kept
 
 
@@ -453,7 +448,7 @@ def run(config: Config, folder: Path, quiet: bool = False) -> Path:
             run.say(pairs_line(run, iteration))
         rows = run.metrics()
         write_manifest(run.folder, config.seed)
-        run.say(results_table([row for row in rows if row["split"] == "test"]))
+        run.say(results_table([row for row in rows if row["split"].startswith("test")]))
     except Exception as error:
         write_whole(run.folder / "error.txt", f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}")
         report(run.folder)

@@ -59,6 +59,19 @@ def read_jsonl(path: str | Path) -> list[Record]:
     return read_as(path, lambda record: record)
 
 
+def read_json(path: str | Path, kind: type[T], remedy: str) -> T:
+    """What a file of one JSON value holds, a `kind` (list or dict). Raises DataError, which ends with `remedy`."""
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not valid JSON ({error}); {remedy}") from None
+    if not isinstance(content, kind):
+        found = type(content).__name__
+        raise DataError(f"{path}: expected a JSON {'list' if kind is list else 'object'}, found {found}; {remedy}")
+    return content
+
+
 def read_as(path: str | Path, from_record: Callable[[Record], T]) -> list[T]:
     """Read a JSON Lines file, each record turned into an object by `from_record`.
 

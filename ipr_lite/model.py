@@ -48,7 +48,7 @@ class Scale:
 
 
 SCALES = {
-    "tiny": Scale("tiny", str(TINY_BASE), 32, 64, 4096, 64, 5, 128, 2e-3, 5e-4),
+    "tiny": Scale("tiny", str(TINY_BASE), 32, 64, 4096, 160, 5, 128, 2e-3, 5e-4),
     "small": Scale("small", "Qwen/Qwen2.5-0.5B-Instruct", 16, 32, 4096, 256, 5, 32, 2e-4, 5e-6),
     "consumer": Scale("consumer", "Qwen/Qwen2.5-7B-Instruct", 16, 32, 4096, 256, 5, 8, 1e-4, 5e-6),
 }

@@ -69,20 +69,27 @@ def explore(
     explorer: Rollouts,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
+    whole: bool = False,
 ) -> list[Exploration]:
-    """The policy acts from every step of every expert trajectory (`states` from `expert_states`)."""
+    """The policy acts from every step of every expert trajectory (`states` from `expert_states`).
+
+    From t = 2 on, no pair comes of an exploration that begins with the expert's own action: it stops there
+    (`extra["stopped"]`), unless `whole`. The pairs are the same.
+    """
     starts = [(expert, t) for expert in experts for t in range(1, expert.steps + 1)]
-    episodes = [
-        Episode(
-            states[expert.id][t - 1].clone(),
-            expert.task,
-            expert.prefix(t),
-            stable_seed(seed, expert.id, t, "explore"),
-        )
-        for expert, t in starts
-    ]
+    episodes = []
+    for expert, t in starts:
+        before = states[expert.id][t - 1]
+        stop = None if whole or t == 1 else _does(expert.actions[t - 1], before)
+        seed_of_t = stable_seed(seed, expert.id, t, "explore")
+        episodes.append(Episode(before.clone(), expert.task, expert.prefix(t), seed_of_t, stop))
     played = explorer.play(episodes, progress)
     return [Exploration(t, trajectory) for (_, t), trajectory in zip(starts, played)]
+
+
+def _does(action: str, env: TextEnv) -> Callable[[str], bool]:
+    """Whether a message takes the same action as another, with other thoughts perhaps."""
+    return lambda message: env.parse(message) == env.parse(action)
 
 
 def contrasts(
@@ -103,7 +110,7 @@ def contrasts(
         expert, agent, t = expert_of[exploration.trajectory.id], exploration.trajectory, exploration.start
         if t == 1:
             continue
-        if env.parse(expert.actions[t - 1]) == env.parse(agent.actions[t - 1]):
+        if _does(expert.actions[t - 1], env)(agent.actions[t - 1]):
             counts["step"]["same_action"] += 1
         elif abs(agent.reward - expert.reward) <= rule.tau_outcome:
             counts["step"]["tie"] += 1

@@ -8,15 +8,28 @@ from statistics import fmean
 
 from ipr_lite.model import pick_device
 
+SCORED = {"shop": 0.1, "sql": 0.15, "house": 0.02, "all": 0.1}
+"""About the share of steps that differ in action and outcome, which are scored, on both sides."""
+
+SECONDS = {
+    "shop": (0.9, 3.4, 0.05, 0.06, 0.15),
+    "sql": (0.6, 3.9, 0.08, 0.14, 0.12),
+    "house": (1.4, 5.4, 0.06, 0.5, 0.3),
+    "all": (1.0, 4.2, 0.06, 0.2, 0.2),
+}
+"""Of an SFT update, an update on pairs, an exploration, a Monte Carlo rollout and an evaluation episode, on one core
+beside another busy one; measured in the comparisons' runs (all: their mean)."""
+
+TWO_CORES = 0.6
+"""The share of that time that two idle cores need for the default run."""
+
 
 def plan(run) -> str:
     """What a run will do, in counts, and about how long it takes, before it starts."""
     c = run.config
     experts = run.demonstrations()
     starts = sum(t.steps for t in experts)
-    # Of all steps, about this share differs in action and outcome (15 and 27 % in the default run's two
-    # rounds) and is scored, on both sides.
-    rollouts = round(starts * 0.2) * 2 * c.samples
+    rollouts = round(starts * SCORED[c.env]) * 2 * c.samples
     episodes = (3 + c.iterations) * (c.dev + c.test)
     sft_updates = math.ceil(c.sft_epochs * len(experts) / c.batch_size)
     updates = sft_updates + c.iterations * c.updates
@@ -29,10 +42,10 @@ def plan(run) -> str:
         f"{updates} updates and {episodes} evaluation episodes in all",
     ]
     if c.scale == "tiny":
-        # Measured stage by stage on the default run, which took 6.6 minutes on two idle cores.
-        seconds = 20 + 0.85 * sft_updates + 2.6 * c.iterations * c.updates
-        seconds += c.iterations * (starts + rollouts) / 36 + episodes / 14
-        lines.append(f"about {max(1, round(seconds / 60))} minutes on 2 CPU cores")
+        sft, update, start, rollout, episode = SECONDS[c.env]
+        seconds = 20 + sft * sft_updates + update * c.iterations * c.updates + episode * episodes
+        seconds += c.iterations * (start * starts + rollout * rollouts)
+        lines.append(f"about {max(1, round(TWO_CORES * seconds / 60))} minutes on 2 CPU cores")
     return "\n".join(lines)
 
 

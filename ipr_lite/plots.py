@@ -190,13 +190,13 @@ def effect_forest(table: pd.DataFrame) -> Figure:
         axis.plot(row.difference, place, MARKERS.get(row.method, "h"), color=colour, markersize=7)
         axis.annotate(f"{show_signed(row.difference)}  (n = {row.pairs})", (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center")  # fmt: skip
     several = {name: table[name].nunique() > 1 for name in ("env", "setting", "precision", "scale")}
-    names = [" ".join([r.method, *(str(getattr(r, k)) for k, more in several.items() if more)]) for r in reversed(rows)]
-    axis.set_yticks(range(len(rows)), names)
+    names = [" ".join([r.method, *(str(getattr(r, k)) for k, more in several.items() if more)]) for r in rows]
+    axis.set_yticks(range(len(rows)), names[::-1])
     axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.axvline(0, color="#333333", linewidth=1)
     axis.set_xlabel(f"reward minus {baseline}, paired by seed (95 % interval)")
-    sure = [row.method for row in rows if row.difference_low > 0]
-    takeaway = "interval above 0: " + ", ".join(dict.fromkeys(sure)) if sure else "no interval lies above zero"
+    sure = [name for row, name in zip(rows, names) if row.difference_low > 0]
+    takeaway = "interval above 0: " + ", ".join(sure) if sure else "no interval lies above zero"
     sizes = sorted({row.pairs for row in rows})
     seeds = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     return _titled(figure, f"Gain over {baseline} (n = {seeds} seeds)", takeaway)

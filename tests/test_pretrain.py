@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ipr_lite.chat import Chat
+from ipr_lite.envs import sql_world
 from ipr_lite.envs.shop_experts import transcripts
 from ipr_lite.model import TINY_BASE, load_tokenizer
 from ipr_lite.pretrain import Muon, PretrainSettings, pretrain, train_tokenizer
@@ -66,6 +67,15 @@ def test_real_titles_cost_half_a_token_a_character_parity():
     tokens = sum(len(chat.content(title)) for title in titles)
     assert len(titles) > 100
     assert tokens <= 0.5 * sum(map(len, titles))
+
+
+def test_a_name_is_the_same_token_in_a_list_and_in_a_query():
+    """What the tiny base copies it need not spell; otherwise it asks for tables that are not there."""
+    chat = Chat(load_tokenizer(str(TINY_BASE)))
+    names = sql_world.words()
+    ends = [[chat.content(before + name)[-1] for before in ("('", "SELECT ", " FROM ", "DESC ")] for name in names]
+    same = sum(len(set(tokens)) == 1 and chat.text(tokens[:1]) == name for tokens, name in zip(ends, names))
+    assert len(names) > 400 and same / len(names) > 0.98
 
 
 def test_pretraining_learns_repeats_byte_for_byte_and_says_what_it_did(talks, tokenizer, tmp_path):

@@ -97,7 +97,7 @@ def test_spiders_folders(tmp_path):
         ([record(db="moon")], "ic_spider_dev.json, record 0, field db: no database 'moon'"),
         ([record(), record(gold=3)], "record 1, field gold: wanted a text"),
         (["?"], "record 0: wanted an object"),
-        ({"a": 1}, "wanted a list"),
+        ({"a": 1}, "expected a JSON list"),
     ],
 )
 def test_a_broken_record_is_named(tmp_path, records, message):
@@ -157,3 +157,9 @@ def test_parity_the_real_tables_through_a_dump():
             ]
             compared += 1
     print(f"{compared} tables of {len(catalogue)} databases equal")
+
+
+def test_a_broken_catalogue_is_named(tmp_path):
+    (tmp_path / "catalogue.json").write_text("{")
+    with pytest.raises(ValueError, match="catalogue.json: not valid JSON .*; copy it anew"):
+        load(tmp_path)

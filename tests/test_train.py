@@ -2,6 +2,7 @@
 
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import DPOTrainer
+from trl.trainer import utils as trl_head
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from ipr_lite import train
@@ -411,6 +413,20 @@ def test_no_telemetry(policy, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(base_trainer, "send_telemetry", lambda *a, **k: refuse())
     train_sft(policy, tokenizer, demonstrations(4), TrainSettings(max_steps=1), tmp_path)
     train_preferences(policy, tokenizer, preference_pairs(), PreferenceSettings(updates=1), tmp_path)
+
+
+def test_the_head_reads_agent_tokens_only(policy, tokenizer, tmp_path, monkeypatch):
+    read, head = [], trl_head._ChunkedLogProbFunction
+
+    def spy(hidden, *others):
+        read.append(len(hidden))
+        return head.apply(hidden, *others)
+
+    monkeypatch.setattr(trl_head, "_ChunkedLogProbFunction", SimpleNamespace(apply=spy))
+    examples = demonstrations(4)
+    train_sft(policy, tokenizer, examples, TrainSettings(max_steps=1, batch_size=4), tmp_path)
+    assert sum(read) == sum(sum(e.agent_mask) for e in examples) < sum(len(e.input_ids) for e in examples)
+    assert not trl_head._use_triton(torch.device("cpu")), "TRL is given back as it was"
 
 
 def test_gradient_checkpointing_changes_memory_only(base_folder, tokenizer, tmp_path):

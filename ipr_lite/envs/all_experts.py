@@ -11,6 +11,8 @@ from ipr_lite.trajectory import Task, Trajectory
 
 EXPERTS = {"shop": shop_experts, "sql": sql_experts, "house": house_experts}
 CAREFUL, HABITUAL = "careful", "habitual"
+KEEP = None
+"""Each world's own."""
 
 
 def guide(task: Task, env: AllWorlds) -> people.Person:
@@ -19,7 +21,7 @@ def guide(task: Task, env: AllWorlds) -> people.Person:
 
 
 def demonstrations(
-    tasks: Sequence[Task], env: AllWorlds, habits: str, seed: int, keep: float | None = None
+    tasks: Sequence[Task], env: AllWorlds, habits: str, seed: int, keep: float | None = KEEP
 ) -> list[Trajectory]:
     """One demonstration for each task by its world's careful or habitual people, in the order of the tasks.
 

@@ -36,7 +36,9 @@ class Habits:
 
 
 CAREFUL = Habits()
-HABITUAL = Habits(fixed_order=0.7, opens_all=0.3)
+HABITUAL = Habits(fixed_order=1.0, opens_all=0.6)
+KEEP = 0.0
+"""Every habitual demonstration is kept: those that the step cap ended are what a habit costs."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +83,17 @@ _THOUGHTS = {
     "search": (
         "I need to find {thing}. It may be in {place}.",
         "Where could {thing} be? I check {place}.",
-        "I have not looked at {place} yet.",
+        "I have not looked for {thing} at {place} yet.",
     ),
     "open": ("It is closed, so I open it.", "I open {place} to look inside.", "Let me see what is in {place}."),
     "look": ("I am already there, so I look at {place}.", "It is right here, let me see {place}."),
     "wander": ("Perhaps here.", "I try something else.", "Let me see."),
     "close": ("Nothing for me here, I close it.", "I close {place} again."),
     "take": ("There is {name}, I take it.", "I found {name} and pick it up.", "{name} is what I need."),
-    "carry": ("Now I go to {place}.", "I have {name}, next comes {place}.", "I bring {name} to {place}."),
+    "return": ("I have seen {thing} at {place}.", "There was {thing} at {place}, I go back."),
+    "tool": ("I have to {verb} {name}, so I go to {place}.", "To {verb} {name} I need {place}."),
     "treat": ("Here I can {verb} {name}.", "I {verb} {name} as the task says."),
+    "carry": ("I have {name}, next comes {place}.", "I bring {name} to {place}."),
     "put": ("I put {name} where it belongs.", "Here {name} goes in or on {place}."),
     "use": ("I turn on the light to look at it.", "With {name} in hand I use the lamp."),
 }
@@ -173,7 +177,7 @@ class _Resident:
             for name in names:
                 if _kind(name) == self.errand.thing and place != self.home and not self._counts(name, place):
                     if place != self.here:
-                        return self._go(place, "carry")
+                        return self._go(place, "return")
                     if place in self.shut:
                         return self._say("open", f"open {place}")
                     return self._say("take", f"take {name} from {place}", name=name)
@@ -190,7 +194,9 @@ class _Resident:
         for place, names in self.seen.items():
             for name in names:
                 if _kind(name) == self.errand.lamp:
-                    return self._say("use", f"use {name}") if place == self.here else self._go(place, "carry")
+                    if place == self.here:
+                        return self._say("use", f"use {name}")
+                    return self._go(place, "return", thing=self.errand.lamp)
         return self._search(self.errand.lamp)
 
     def _treat(self) -> str:
@@ -199,7 +205,7 @@ class _Resident:
         tool = next(r for r in self.game.receptacles if _kind(r) in kinds)
         if self.here == tool:
             return self._say("treat", f"{verb} {self.held} with {tool}", verb=verb)
-        return self._go(tool, "carry")
+        return self._go(tool, "tool", verb=verb)
 
     def _deliver(self) -> str:
         goals = [r for r in self.game.receptacles if _kind(r) == self.errand.target]
@@ -253,7 +259,7 @@ def guide(task: Task, env: House) -> people.Person:
     return _Resident(env.games[task.setup["game"]], CAREFUL, random.Random(task.id))
 
 
-def demonstrations(tasks: Sequence[Task], env: House, habits: Habits, seed: int, keep: float = 1.0) -> list[Trajectory]:
+def demonstrations(tasks: Sequence[Task], env: House, habits: Habits, seed: int, keep: float = KEEP) -> list[Trajectory]:
     """One demonstration for each task, less those whose reward is under `keep` (`people.one_each`)."""
     return people.one_each(demonstrate, tasks, env, habits, seed, keep)
 
@@ -275,7 +281,7 @@ def _someone(rng: random.Random) -> Habits:
     return Habits(
         fixed_order=rng.random(),
         opens_all=rng.random() * 0.5,
-        forgets=rng.random() * 0.5,
+        forgets=rng.random() if rng.random() < 0.2 else 0.0,
         wanders=rng.uniform(0, 0.2) if rng.random() < 0.4 else 0.0,
         fumbles=rng.uniform(0, 0.2) if rng.random() < 0.4 else 0.0,
     )

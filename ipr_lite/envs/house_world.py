@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 
 from ipr_lite.envs.house import AGENT, TOOLS, House
@@ -273,9 +274,10 @@ def make(data: str | Path | None = None) -> House:
 
 
 def tasks(split: str, data: str | Path | None = None) -> list[Task]:
-    """The games of a split; `test` is `test_seen` and then `test_unseen`. Raises ValueError for another name."""
+    """The games of a split; `test` is `test_seen` and `test_unseen` in turn. Raises ValueError for another name."""
     parts = ("test_seen", "test_unseen") if split == "test" else (split,)
-    return [task for part in parts for task in _split(part, None if data is None else str(data))[1]]
+    each = [_split(part, None if data is None else str(data))[1] for part in parts]
+    return [task for together in zip_longest(*each) for task in together if task is not None]
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,6 @@ product keeps its price and limits whatever else is loaded; the distributions ar
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import re
 from decimal import Decimal, InvalidOperation
@@ -19,6 +18,7 @@ from typing import Any
 
 from ipr_lite.envs.shop import Catalogue
 from ipr_lite.envs.shop_reward import Product
+from ipr_lite.jsonl import read_json
 from ipr_lite.trajectory import Task
 
 FILES = {
@@ -72,18 +72,7 @@ def _read(folder: str | Path, what: str, kind: type) -> tuple[Path, Any]:
         raise FileNotFoundError(
             f"{folder}: no {' or '.join(names)}; download WebShop's data (its setup.sh) into this folder"
         )
-    try:
-        content = json.loads(paths[0].read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{paths[0].name}: not valid JSON ({error}); download the file again"
-        ) from None
-    if not isinstance(content, kind):
-        raise ValueError(
-            f"{paths[0].name}: expected a JSON {'list' if kind is list else 'object'}, found "
-            f"{type(content).__name__}; take WebShop's original file"
-        )
-    return paths[0], content
+    return paths[0], read_json(paths[0], kind, "download WebShop's original file again")
 
 
 def _of(record: Any, field: str, kind: type | tuple[type, ...], where: str) -> Any:

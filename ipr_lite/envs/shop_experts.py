@@ -39,6 +39,8 @@ class Habits:
 
 CAREFUL = Habits()
 HABITUAL = Habits(skip_size=0.6, skip_colour=0.3, first_hit=0.5)
+KEEP = 0.5
+"""A habitual demonstration is kept if its reward is at least this."""
 
 _THOUGHTS = {
     "search": (
@@ -293,7 +295,7 @@ def guide(task: Task, env: Shop) -> people.Person:
 
 
 def demonstrations(
-    tasks: Sequence[Task], env: Shop, habits: Habits, seed: int, keep: float = 0.5
+    tasks: Sequence[Task], env: Shop, habits: Habits, seed: int, keep: float = KEEP
 ) -> list[Trajectory]:
     """One demonstration for each task, less those whose reward is under `keep` (`people.one_each`)."""
     return people.one_each(demonstrate, tasks, env, habits, seed, keep)

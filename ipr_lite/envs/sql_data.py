@@ -8,7 +8,6 @@ Two layouts: InterCode's, `ic_spider_*.json` beside `ic_spider_dbs.sql` (a MySQL
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 from ipr_lite.envs.sql_database import Database
 from ipr_lite.envs.sql_schema import Column, Schema
+from ipr_lite.jsonl import read_json
 from ipr_lite.trajectory import Task
 
 DUMP = "ic_spider_dbs.sql"
@@ -47,12 +47,7 @@ def load(folder: str | Path) -> tuple[dict[str, Database], dict[str, list[Task]]
 
 
 def _questions(path: Path, shares: dict[str, float], databases: dict[str, Database]) -> Iterator[Task]:
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name}: not JSON ({error}); take the original file") from None
-    if not isinstance(records, list):
-        raise ValueError(f"{path.name}: wanted a list of questions; take the original file")
+    records = read_json(path, list, "take the original file")
     for number, record in enumerate(records):
         where = f"{path.name}, record {number}"
         if not isinstance(record, dict):
@@ -91,7 +86,7 @@ def _split(key: str, shares: dict[str, float]) -> str:
 
 def _databases(folder: Path) -> dict[str, Database]:
     if (folder / "catalogue.json").is_file():
-        catalogue = json.loads((folder / "catalogue.json").read_text(encoding="utf-8"))
+        catalogue = read_json(folder / "catalogue.json", dict, "copy it anew from where the databases came")
         schemas = {name: Schema.of_catalogue(name, tables) for name, tables in catalogue.items()}
         return {name: Database(folder / "dbs" / f"{name}.sqlite", schema) for name, schema in schemas.items()}
     if (folder / DUMP).is_file():

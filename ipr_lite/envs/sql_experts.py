@@ -40,7 +40,9 @@ class Habits:
 
 
 CAREFUL = Habits()
-HABITUAL = Habits(guesses=0.8, insists=0.7, any_order=0.3, repeats=0.3)
+HABITUAL = Habits(guesses=0.6, insists=0.5, any_order=0.3, repeats=0.3, gives_up=0.3)
+KEEP = 0.0
+"""A habitual demonstration is kept if its reward is at least this (the paper: 1): failures show what a guess costs."""
 
 _THOUGHTS = {
     "tables": ("First I look which tables there are.", "I should see the tables before I ask.", "Which tables does this database have?"),
@@ -186,7 +188,7 @@ def guide(task: Task, env: SQL) -> people.Person:
     return _Analyst(task, CAREFUL, random.Random(task.id))
 
 
-def demonstrations(tasks: Sequence[Task], env: SQL, habits: Habits, seed: int, keep: float = 0.7) -> list[Trajectory]:
+def demonstrations(tasks: Sequence[Task], env: SQL, habits: Habits, seed: int, keep: float = KEEP) -> list[Trajectory]:
     """One demonstration for each task, less those whose reward is under `keep` (`people.one_each`)."""
     return people.one_each(demonstrate, tasks, env, habits, seed, keep)
 

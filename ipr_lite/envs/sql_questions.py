@@ -125,6 +125,10 @@ def _function(a: Asker, concept: str, *words: str) -> tuple[str, str]:
     return word, {"average": "AVG", "highest": "MAX", "lowest": "MIN", "total": "SUM"}[word]
 
 
+def _an(phrase: str) -> str:
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
 def _joined(child: TableSketch, parent: TableSketch, up: bool = True) -> str:
     """A child and its parent as T1 and T2 (`up`), or the parent as T1 and its children as T2."""
     if up:
@@ -191,7 +195,7 @@ def _count_above(a: Asker) -> Asked | None:
     if not c or (n := a.bound(t, c)) is None:
         return None
     question = a.pick(
-        f"How many {_many(t)} have a {_phrase(c)} above {n}?", f"Count the {_many(t)} with a {_phrase(c)} over {n}."
+        f"How many {_many(t)} have {_an(_phrase(c))} above {n}?", f"Count the {_many(t)} with {_an(_phrase(c))} over {n}."
     )
     return question, f"SELECT COUNT(*) FROM <{t.noun}> WHERE <{t.noun}.{c}> > {n}"
 

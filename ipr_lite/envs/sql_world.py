@@ -83,15 +83,11 @@ orchestra musician:person concert|vineyard wine:thing tasting|port ship:thing de
 publisher novel:thing sale|court judge:person trial|laboratory device:thing experiment|station train:thing trip
 bakery baker:person shift"""
 _OTHERS = {
-    "place": """gallery club factory clinic choir circus brewery market stadium academy agency company village church
-    newspaper forest mine office castle cinema kiosk mill harbour temple warehouse ranch""".split(),
-    "person": """member worker nurse singer acrobat athlete cadet driver engineer farmer priest reporter ranger miner
-    clerk guard dancer artist painter sailor waiter tailor writer""".split(),
-    "thing": """painting machine beer stall statue truck product tool bell article tree lamp chair ticket bottle bag
-    boat drum vase poster robot bike""".split(),
-    "event": """auction payment inspection appointment rehearsal festival race drill tour project purchase wedding
-    interview patrol accident meeting party rental order_line test_run cleaning transport""".split(),
-}  # fmt: skip
+    "place": "gallery club factory clinic choir market stadium agency company village castle cinema mill temple".split(),
+    "person": "member worker nurse singer athlete driver engineer farmer ranger guard dancer artist sailor writer".split(),
+    "thing": "painting machine beer statue truck product tool tree lamp chair bottle boat drum poster robot bike".split(),
+    "event": "auction payment inspection rehearsal festival race tour purchase interview meeting rental test".split(),
+}
 _FIRST = "Ada Ben Cara Dan Eva Finn Gina Hugo Iris Jack Kim Leo Mia Nils Olga Paul Rosa Sam Tina Uwe Vera Will Yara Zoe".split()
 _LAST = "Adler Brook Costa Dahl Evans Frank Green Hill Ivanov Jones King Lopez Moss Novak Ortiz Price Quinn Reed Stone Voss".split()
 _TOWNS = (
@@ -241,10 +237,30 @@ def shipped_worlds(seed: int = 7) -> dict[str, World]:
     return worlds
 
 
+@lru_cache(maxsize=1)
+def _nouns() -> dict[str, list[str]]:
+    """Every noun that a table may be made of, by the role it plays."""
+    found = {role: list(nouns) for role, nouns in _OTHERS.items()}
+    for line in _SHIPPED.replace("\n", "|").split("|"):
+        place, middle, event = line.split()
+        noun, role = middle.split(":")
+        for key, word in (("place", place), (role, noun), ("event", event)):
+            found[key].append(word)
+    return found
+
+
+def words() -> list[str]:
+    """The words that names of tables and columns, and values, are made of."""
+    nouns = [noun for found in _nouns().values() for noun in found]
+    columns = [part for concept in CONCEPTS.values() for name in concept.names for part in name.split("_")]
+    values = [*_FIRST, *_LAST, *_WORDS, *_NOUNS, *(word for found in _VALUES.values() for word in found)]
+    return list(dict.fromkeys(nouns + [plural(noun) for noun in nouns] + columns + values))
+
+
 def other_world(rng: random.Random) -> World:
-    """A world for the base model's corpus: none of its nouns is a shipped world's."""
+    """A world for the base model's corpus: nouns of any world, put together and filled anew."""
     middle = rng.choice(("person", "thing"))
-    nouns = [rng.choice(_OTHERS[kind]) for kind in ("place", middle, "event")]
+    nouns = [rng.choice(_nouns()[role]) for role in ("place", middle, "event")]
     return build_world(rng, nouns[0], nouns, middle)
 
 
