@@ -16,8 +16,8 @@ examples:
                                                       on WebShop's own products and goals
   python -m ipr_lite sft --out runs/mine              one stage; explore, score, pairs, train, evaluate follow
   python -m ipr_lite play --env sql                   play yourself; `hint` asks an expert
-  python -m ipr_lite compare --seeds 0-9              methods x seeds -> data/results/shop_effect.csv
-  python -m ipr_lite show runs/shop/demonstrations.jsonl --line 3
+  python -m ipr_lite compare --seeds 0-4              methods x seeds -> data/results/shop_effect.csv
+  python -m ipr_lite show data/showcase/demonstrations.jsonl --line 3
                                                       a trajectory as a page
 """
 
