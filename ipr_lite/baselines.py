@@ -4,6 +4,8 @@
     sft-careful   SFT on as many demonstrations of careful people: is it the habit that costs?
     random-pairs  IPR's own pairs with the preference drawn at random: is it the preference that
                   helps, or only more training on the same texts?
+
+A baseline gives its policy after every round it trains; of several, dev chooses one, as it does for IPR.
 """
 
 from __future__ import annotations
@@ -16,31 +18,32 @@ from ipr_lite.records import Pair
 from ipr_lite.rollout import stable_seed
 
 
-def sft_long(run: Run) -> Weights:
+def sft_long(run: Run) -> list[Weights]:
     """SFT for the number of updates that SFT and all iterations of IPR take together."""
     sft_updates = len((run.folder / "sft_log.csv").read_text(encoding="utf-8").splitlines()) - 1
     total = sft_updates + run.config.iterations * run.config.updates
-    run.spend("sft-long", updates=total)
-    return run.clone(run.demonstrations(), updates=total)[0]
+    run.spend("sft-long/1", updates=total)
+    return [run.clone(run.demonstrations(), updates=total)[0]]
 
 
-def sft_careful(run: Run) -> Weights:
+def sft_careful(run: Run) -> list[Weights]:
     """SFT on as many demonstrations as the run has, by people without habits, of the same tasks."""
     careful = draw_demonstrations(run.config, run.env, "careful")
     weights, log = run.clone(careful[: len(run.demonstrations())])
-    run.spend("sft-careful", updates=len(log))
-    return weights
+    run.spend("sft-careful/1", updates=len(log))
+    return [weights]
 
 
-def random_pairs(run: Run) -> Weights:
+def random_pairs(run: Run) -> list[Weights]:
     """IPR's training on IPR's pairs of each iteration, every preference decided by a coin."""
-    weights = run.sft()
+    rounds = [run.sft()]
     for iteration in range(1, run.config.iterations + 1):
         rng = random.Random(stable_seed(run.config.seed, iteration, "random-pairs"))
         pairs = [flipped(p) if rng.random() < 0.5 else p for p in run.pairs(iteration)]
-        weights, log = run.learn(pairs, weights, iteration, what="random pairs")
-        run.spend("random-pairs", updates=len(log))
-    return weights
+        weights, log = run.learn(pairs, rounds[-1], iteration, what="random pairs")
+        run.spend(f"random-pairs/{iteration}", updates=len(log))
+        rounds.append(weights)
+    return rounds[1:]
 
 
 def flipped(pair: Pair) -> Pair:

@@ -1,12 +1,14 @@
 """Methods x seeds -> a results file, one row for each, resumable.
 
 Every seed is a run of its own (`runs/compare-.../seed-N`): the seed draws the demonstrations, the
-training order and the exploration. The dev split has chosen IPR's iterate before test is scored.
+training order and the exploration. The dev split chooses IPR's iterate, and a baseline's round, before test
+is scored.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +16,9 @@ from ipr_lite import envs
 from ipr_lite.baselines import METHODS
 from ipr_lite.config import Config
 from ipr_lite.evaluation import by_part, summarize
-from ipr_lite.ipr import Run
+from ipr_lite.ipr import Run, Weights
 from ipr_lite.jsonl import write_whole
-from ipr_lite.trajectory import read_trajectories, write_trajectories
+from ipr_lite.trajectory import Trajectory, read_trajectories, write_trajectories
 
 
 def compare(config: Config, seeds: list[int], folder: Path, quiet: bool = False) -> list[dict]:
@@ -45,13 +47,42 @@ def seed_rows(run: Run) -> list[dict]:
         method = "ipr" if iteration else agent
         selected = not iteration or agent == chosen
         rows += rows_of(run, run.evaluate(agent, "test"), method, iteration, selected, spent)
-    tasks = envs.tasks(config.env, "test", config.data)[: config.test]
     for method, train in METHODS.items():
-        path = run.folder / "evaluations" / f"{method}-test.jsonl"
-        if not path.exists():
-            write_trajectories(path, run.play(tasks, train(run), method))
-        rows += rows_of(run, read_trajectories(path), method, 0, True, [method])
+        rows += baseline_rows(run, method, train)
     return rows
+
+
+def baseline_rows(run: Run, method: str, train: Callable[[Run], list[Weights]]) -> list[dict]:
+    """The test rows of a baseline after every round (0: it has one); the round that dev chose is marked.
+
+    `selected-METHOD.json` keeps the choice; written when all is played, it says that the baseline is done.
+    """
+    path = run.folder / f"selected-{method}.json"
+    if not path.exists():
+        rounds = train(run)
+        agents = {f"{method}-{n}" if len(rounds) > 1 else method: w for n, w in enumerate(rounds, start=1)}
+        dev = {a: summarize(played(run, a, w, "dev"), a, "dev")["reward"] for a, w in agents.items() if len(rounds) > 1}
+        for agent, weights in agents.items():
+            played(run, agent, weights, "test")
+        choice = {"agent": max(dev, key=dev.get) if dev else method, "agents": list(agents), "dev": dev}
+        write_whole(path, json.dumps(choice, indent=1) + "\n")
+    choice = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for number, agent in enumerate(choice["agents"], start=1):
+        spent = [f"{method}/{earlier}" for earlier in range(1, number + 1)]
+        episodes = read_trajectories(run.folder / "evaluations" / f"{agent}-test.jsonl")
+        iteration = number if len(choice["agents"]) > 1 else 0
+        rows += rows_of(run, episodes, method, iteration, agent == choice["agent"], spent)
+    return rows
+
+
+def played(run: Run, agent: str, weights: Weights, split: str) -> list[Trajectory]:
+    """Greedy episodes on a split, from their file where they have been played."""
+    path = run.folder / "evaluations" / f"{agent}-{split}.jsonl"
+    if not path.exists():
+        tasks = envs.tasks(run.config.env, split, run.config.data)[: getattr(run.config, split)]
+        write_trajectories(path, run.play(tasks, weights, agent))
+    return read_trajectories(path)
 
 
 def rows_of(run: Run, played: list, method: str, iteration: int, selected: bool, stages: list[str]) -> list[dict]:

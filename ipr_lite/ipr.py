@@ -144,22 +144,26 @@ class Run:
         return self.folder / f"iteration-{iteration}" / name
 
     def spend(self, stage: str, **amounts: int):
-        """Add to what a stage has spent (env_steps, tokens written, updates), in budget.json."""
-        path = self.folder / "budget.json"
-        spent = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        mine = spent.setdefault(stage, {})
-        for name, amount in amounts.items():
-            mine[name] = mine.get(name, 0) + amount
-        write_whole(path, json.dumps(spent, indent=1) + "\n")
+        """Write what a stage has spent (env_steps, tokens written, updates) to budget.json.
+
+        A stage that is run again, because it was killed before its file was whole, counts once.
+        """
+        spent = self._budget()
+        spent[stage] = amounts
+        write_whole(self.folder / "budget.json", json.dumps(spent, indent=1) + "\n")
 
     def spent(self, stages: list[str]) -> dict[str, int]:
-        """The sum over stages of what they have spent."""
+        """The sum over stages of what they have spent; `iteration-1` holds `iteration-1/score` and so on."""
+        mine = [
+            amounts
+            for stage, amounts in self._budget().items()
+            if any(stage == name or stage.startswith(name + "/") for name in stages)
+        ]
+        return {name: sum(amounts.get(name, 0) for amounts in mine) for name in ("env_steps", "tokens", "updates")}
+
+    def _budget(self) -> dict[str, dict[str, int]]:
         path = self.folder / "budget.json"
-        spent = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return {
-            name: sum(spent.get(stage, {}).get(name, 0) for stage in stages)
-            for name in ("env_steps", "tokens", "updates")
-        }
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def states(self, experts: list[Trajectory]) -> dict[str, list]:
         """The world before every step of every expert trajectory, by its id."""
@@ -198,7 +202,7 @@ class Run:
             found = explore(experts, self.states(experts), player, seed, self._bar("explore"))
             for exploration in found:
                 exploration.trajectory.extra["start_step"] = exploration.start
-            self._count(iteration, player)
+            self._count(f"iteration-{iteration}/explore", player)
             write_trajectories(path, [e.trajectory for e in found])
         return [Exploration(t.extra["start_step"], t) for t in read_trajectories(path)]
 
@@ -228,7 +232,7 @@ class Run:
                     list(new.values()), scorer, self.config.samples, self.config.seed, self._bar("score")
                 )
                 known |= dict(zip(new, scored))
-                self._count(iteration, scorer)
+                self._count(f"iteration-{iteration}/score", scorer)
             # An action may belong to episodes of different outcome; the step reward is the same.
             rewards = [replace(known[_key(s)], outcome=s.outcome, who=s.who) for s in wanted]
             shown = [known[_key(s)] for s in showcase]
@@ -236,8 +240,7 @@ class Run:
             write_step_rewards(path, rewards)
         return read_step_rewards(path)
 
-    def _count(self, iteration: int, player: Rollouts):
-        stage = f"iteration-{iteration}"
+    def _count(self, stage: str, player: Rollouts):
         self.spend(stage, env_steps=player.actions_taken, tokens=player.tokens_written)
 
     def _scored(self) -> list[StepReward]:
@@ -273,7 +276,7 @@ class Run:
         if not folder.exists():
             pairs = self.pairs(iteration)
             weights, log = self.learn(pairs, self.iterate(iteration - 1), iteration)
-            self.spend(f"iteration-{iteration}", updates=len(log))
+            self.spend(f"iteration-{iteration}/train", updates=len(log))
             for warning in health(log):
                 self.warn(iteration, warning)
             write_log(folder.parent / "train_log.csv", log)

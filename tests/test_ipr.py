@@ -215,13 +215,16 @@ def test_compare_puts_the_controls_beside_the_run_and_keeps_what_is_done(finishe
     found = {(row["method"], row["iteration"]) for row in rows}
     assert found == {
         ("base", 0), ("sft", 0), ("ipr", 1), ("ipr", 2), ("expert", 0),
-        ("sft-long", 0), ("sft-careful", 0), ("random-pairs", 0),
+        ("sft-long", 0), ("sft-careful", 0), ("random-pairs", 1), ("random-pairs", 2),
     }  # fmt: skip
     by = {row["method"]: row for row in rows if row["selected"]}
     spent = len((finished / "sft_log.csv").read_text().splitlines()) - 1
     assert by["sft"]["updates"] == spent
     assert by["sft-long"]["updates"] == spent + SMALL.iterations * SMALL.updates
-    assert by["random-pairs"]["updates"] == SMALL.iterations * SMALL.updates
+    coin = {row["iteration"]: row for row in rows if row["method"] == "random-pairs"}
+    assert [coin[i]["updates"] for i in (1, 2)] == [SMALL.updates, 2 * SMALL.updates]
+    dev = json.loads((tmp_path / "seed-0" / "selected-random-pairs.json").read_text())["dev"]
+    assert by["random-pairs"] is coin[1 if dev["random-pairs-1"] >= dev["random-pairs-2"] else 2]
     table = {(r["agent"], r["split"]): r for r in read_metrics(finished / "metrics.csv")}
     assert by["ipr"]["reward"] == pytest.approx(table["ipr", "test"]["reward"], abs=1e-6)
     assert by["expert"]["reward"] > 0.9
@@ -230,6 +233,16 @@ def test_compare_puts_the_controls_beside_the_run_and_keeps_what_is_done(finishe
 
     monkeypatch.setattr(Run, "play", None)
     assert compare(SMALL, [0], tmp_path, quiet=True) == rows
+
+
+def test_a_stage_that_is_run_again_spends_once(finished, tmp_path):
+    lab = Run(SMALL, tmp_path)
+    for _ in range(2):
+        lab.spend("iteration-1/explore", env_steps=7, tokens=20)
+    lab.spend("iteration-1/train", updates=3)
+    lab.spend("iteration-10/train", updates=5)
+    assert lab.spent(["iteration-1"]) == {"env_steps": 7, "tokens": 20, "updates": 3}
+    assert Run(SMALL, finished).spent(["iteration-1", "iteration-2"])["updates"] == 2 * SMALL.updates
 
 
 def test_a_flipped_pair_prefers_the_other_and_flips_back(finished):
