@@ -3,9 +3,9 @@
 An episode is an environment and the messages so far. Three things make a batch of them fast:
 
 1. The cache lives as long as the episode. An observation is appended to it; no history is ever
-   encoded twice. The cache is preallocated, so that nothing is copied when it gains a token.
-2. Episodes that begin with the same tokens (samples of one step, steps of one expert trajectory)
-   share the forward pass over what they have in common.
+   encoded twice (`branches.py`).
+2. Episodes that begin with the same prompt (samples of one step) share its keys and values, and
+   prompts that begin alike (steps of one expert trajectory) share the forward pass over it.
 3. A finished episode leaves its row to a waiting one.
 
 Every row of the batch holds one episode and has its own length; `pending` are its tokens that the
@@ -17,12 +17,12 @@ from __future__ import annotations
 import hashlib
 import random
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
 
+from ipr_lite.branches import BranchedCache, branching
 from ipr_lite.chat import Chat
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.trajectory import Message, Task, Trajectory
@@ -51,15 +51,26 @@ class Episode:
 
 
 @dataclass(eq=False)
+class _Trunk:
+    """A prompt in play without its last token, which every row on it reads itself: its logits begin the turn."""
+
+    prompt: list[int]
+    slot: int
+    length: int = 0
+    rows: int = 0
+
+
+@dataclass(eq=False)
 class _Row:
-    """An episode in row `slot` of the batch. `length` tokens are in the cache, `pending` are still to be read."""
+    """An episode in row `slot` of the batch. Its branch holds `length` tokens, `pending` are still to be read."""
 
     episode: Episode
     messages: list[Message]
     prompt: list[int]
-    pending: list[int]
     rng: random.Random
     order: int
+    pending: list[int] = field(default_factory=list)
+    trunk: _Trunk | None = None
     slot: int = -1
     length: int = 0
     turn: list[int] = field(default_factory=list)
@@ -67,88 +78,25 @@ class _Row:
     tokens: int = 0
 
 
-class _RowLayer(CacheLayerMixin):
-    """One layer's keys and values, (rows, heads, capacity, head size), written at given places."""
-
-    is_sliding = False
-
-    def __init__(self, cache: "RowCache"):
-        super().__init__()
-        self.cache = cache
-
-    def lazy_initialization(self, key_states, value_states):
-        _, heads, _, size = key_states.shape
-        shape = (self.cache.rows, heads, self.cache.capacity, size)
-        self.keys = torch.zeros(shape, dtype=key_states.dtype, device=key_states.device)
-        self.values = torch.zeros_like(self.keys)
-        self.is_initialized = True
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        rows, positions, limit = self.cache.rows_in_use, self.cache.positions, self.cache.limit
-        self.keys[rows[:, None], :, positions] = key_states.transpose(1, 2)
-        self.values[rows[:, None], :, positions] = value_states.transpose(1, 2)
-        if self.cache.contiguous:
-            return self.keys[: len(rows), :, :limit], self.values[: len(rows), :, :limit]
-        return self.keys[rows, :, :limit], self.values[rows, :, :limit]
-
-    def grow(self, capacity: int):
-        if self.is_initialized:
-            pad = (0, 0, 0, capacity - self.keys.shape[2])
-            self.keys = torch.nn.functional.pad(self.keys, pad)
-            self.values = torch.nn.functional.pad(self.values, pad)
-
-    def copy_row(self, source: int, target: int, length: int):
-        self.keys[target, :, :length] = self.keys[source, :, :length]
-        self.values[target, :, :length] = self.values[source, :, :length]
-
-    def get_mask_sizes(self, query_length):
-        return self.cache.limit, 0
-
-    def get_seq_length(self):
-        return self.cache.limit
-
-    def get_max_length(self):
-        return self.cache.capacity
-
-
-class RowCache(Cache):
-    """A transformers cache whose rows have lengths of their own.
-
-    `capacity` (tokens a row) doubles when a row outgrows it. Before each forward pass, `aim` says
-    which rows the batch stands for and at which positions its tokens belong.
-    """
-
-    def __init__(self, layers: int, rows: int, capacity: int):
-        self.rows, self.capacity = rows, capacity
-        super().__init__(layers=[_RowLayer(self) for _ in range(layers)])
-
-    def aim(self, rows: torch.Tensor, positions: torch.Tensor, limit: int, contiguous: bool):
-        """Rows (b,), positions (b, t) of the new tokens, and how many positions to attend over."""
-        while limit > self.capacity:
-            self.capacity *= 2
-            for layer in self.layers:
-                layer.grow(self.capacity)
-        self.rows_in_use, self.positions = rows, positions
-        self.limit, self.contiguous = limit, contiguous
-
-    def copy_row(self, source: int, target: int, length: int):
-        """Give row `target` the first `length` tokens of row `source`."""
-        for layer in self.layers:
-            layer.copy_row(source, target, length)
-
-
 class _Batch:
-    """The rows in play (row i of the cache holds `rows[i]`), and the forward pass over them."""
+    """The trunks and rows in play (slot i of the cache holds item i), and the forward passes over them."""
 
-    def __init__(self, model, size: int, capacity: int):
-        causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    def __init__(self, causal, size: int):
         self.backbone, self.head = causal.base_model, causal.get_output_embeddings()
         self.device = causal.get_input_embeddings().weight.device
-        layers = causal.config.get_text_config().num_hidden_layers
-        self.cache = RowCache(layers, size, capacity)
+        self.cache = BranchedCache(causal.config.get_text_config().num_hidden_layers, size)
         self.rows: list[_Row] = []
+        self.trunks: list[_Trunk] = []
+
+    def read_trunks(self, trunks: list[_Trunk]):
+        """Read what the trunks do not hold yet."""
+        tokens = [trunk.prompt[trunk.length :] for trunk in trunks]
+        starts, slots = [trunk.length for trunk in trunks], [trunk.slot for trunk in trunks]
+        ids, positions, limit = self._lay_out(tokens, starts)
+        self.cache.aim_at_trunks(torch.tensor(slots, device=self.device), positions, limit)
+        self._forward(ids, positions, self._up_to(positions, limit))
+        for trunk in trunks:
+            trunk.length = len(trunk.prompt)
 
     def read(self, rows: list[_Row], tokens: list[list[int]]) -> torch.Tensor:
         """Put `tokens[i]` after what `rows[i]` holds; (b, vocab) logits after each last token.
@@ -156,37 +104,52 @@ class _Batch:
         Shorter lists are padded. The padding lies where the row's next tokens will go, and until
         then no query position reaches that far, so it is never attended to.
         """
-        width = max(map(len, tokens))
-        indices = [row.slot for row in rows]
-        ids = torch.tensor([t + [0] * (width - len(t)) for t in tokens], device=self.device)
-        starts = torch.tensor([row.length for row in rows], device=self.device)
-        positions = starts[:, None] + torch.arange(width, device=self.device)
-        limit = max(row.length for row in rows) + width
-        contiguous = indices == list(range(len(rows)))
-        self.cache.aim(torch.tensor(indices, device=self.device), positions, limit, contiguous)
-        mask = torch.arange(limit, device=self.device) <= positions[:, :, None]
-        hidden = self.backbone(
-            input_ids=ids,
-            attention_mask=mask[:, None],
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
+        ids, places, limit = self._lay_out(tokens, [row.length for row in rows])
+        trunks = torch.tensor([row.trunk.length for row in rows], device=self.device)
+        furthest = max(row.trunk.length for row in rows)
+        slots = torch.tensor([row.slot for row in rows], device=self.device)
+        self.cache.aim_at_branches(slots, places, limit, [row.trunk.slot for row in rows], furthest)
+        in_trunk = self._up_to(trunks[:, None].expand_as(places) - 1, furthest)
+        hidden = self._forward(ids, trunks[:, None] + places, torch.cat([in_trunk, self._up_to(places, limit)], -1))
         last = torch.tensor([len(t) - 1 for t in tokens], device=self.device)
         return self.head(hidden[torch.arange(len(rows), device=self.device), last]).float()
+
+    def _lay_out(self, tokens: list[list[int]], starts: list[int]) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Padded ids (b, t), their positions (b, t), and how many positions there are then."""
+        width = max(map(len, tokens))
+        ids = torch.tensor([t + [0] * (width - len(t)) for t in tokens], device=self.device)
+        positions = torch.tensor(starts, device=self.device)[:, None] + torch.arange(width, device=self.device)
+        return ids, positions, max(starts) + width
+
+    def _up_to(self, last: torch.Tensor, limit: int) -> torch.Tensor:
+        """Whether positions 0 to `limit` lie up to `last` (b, t): (b, t, limit)."""
+        return torch.arange(limit, device=self.device) <= last[:, :, None]
+
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        mask = torch.zeros(seen.shape, device=self.device).masked_fill_(~seen, -torch.inf)[:, None]
+        return self.backbone(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True
+        ).last_hidden_state
 
     def add(self, row: _Row):
         row.slot = len(self.rows)
         self.rows.append(row)
+        row.trunk.rows += 1
 
     def remove(self, row: _Row):
-        """Free a row; the last one moves into its place, so that the rows in play stay together."""
-        mover = self.rows.pop()
-        if mover is not row:
-            self.cache.copy_row(mover.slot, row.slot, mover.length)
-            self.rows[row.slot] = mover
-            mover.slot = row.slot
-        row.slot = -1
+        """Free a row, and its trunk after the last one."""
+        self._fill(self.rows, row, "branches")
+        row.trunk.rows -= 1
+        if not row.trunk.rows:
+            self._fill(self.trunks, row.trunk, "trunks")
+
+    def _fill(self, items: list, gone, kind: str):
+        """The last item moves into the freed slot, so that those in play stay together."""
+        mover = items.pop()
+        if mover is not gone:
+            self.cache.copy(kind, mover.slot, gone.slot, mover.length)
+            items[gone.slot] = mover
+            mover.slot = gone.slot
 
 
 def _shared(a: list[int], b: list[int]) -> int:
@@ -194,6 +157,17 @@ def _shared(a: list[int], b: list[int]) -> int:
     if a[: len(b)] == b:
         return len(b)
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+
+
+def _alike(items: list, width: Callable, most_tokens: int = 8192) -> Iterator[list]:
+    """Items in chunks of similar width: less than half of a chunk is padding, and it has about `most_tokens`."""
+    items = sorted(items, key=width)
+    while items:
+        chunk = [items.pop()]
+        widest = width(chunk[0])
+        while items and 2 * width(items[-1]) > widest and (len(chunk) + 1) * widest <= most_tokens:
+            chunk.append(items.pop())
+        yield chunk
 
 
 class Rollouts:
@@ -236,51 +210,49 @@ class Rollouts:
         self.finished: list[Trajectory | None] = [None] * len(episodes)
         for order, episode in enumerate(episodes):
             prompt = self.chat.prompt(episode.messages)
-            row = _Row(
-                episode, list(episode.messages), prompt, prompt, random.Random(episode.seed), order
-            )
+            row = _Row(episode, list(episode.messages), prompt, random.Random(episode.seed), order)
             if len(prompt) + self.max_new_tokens > self.max_length:
                 self._finish(row, 0.0, False, overflow=True)
             else:
                 waiting.append(row)
         # Neighbours share prompts; the longest of a family comes first and is read for them all.
         waiting.sort(key=lambda row: row.prompt)
-        self.batch = _Batch(self.model, min(self.batch_size, len(waiting)), 512)
-        while waiting or self.batch.rows:
-            self._admit(waiting)
-            self._advance()
-            if progress:
-                progress(sum(t is not None for t in self.finished), len(episodes))
+        causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        with branching(causal):
+            self.batch = _Batch(causal, min(self.batch_size, len(waiting)))
+            while waiting or self.batch.rows:
+                self._admit(waiting)
+                self._advance()
+                if progress:
+                    progress(sum(t is not None for t in self.finished), len(episodes))
         return self.finished
 
     def _admit(self, waiting: list[_Row]):
-        """Fill free rows; a prompt that begins like one in play takes over its cache."""
+        """Fill free rows: each on the trunk of its prompt, new ones read for what no trunk in play holds."""
         batch, free = self.batch, self.batch_size - len(self.batch.rows)
         # A few free rows are worth waiting for more: prompts of one family then arrive together.
         if not waiting or (batch.rows and free < min(len(waiting), self.batch_size // 4)):
             return
-        arriving = [waiting.pop() for _ in range(min(free, len(waiting)))]
-        first: dict[str, _Row] = {}
-        for row in arriving:
-            if not any(r.episode.task.id == row.episode.task.id for r in batch.rows):
-                first.setdefault(row.episode.task.id, row)
+        known = {tuple(trunk.prompt): trunk for trunk in batch.trunks}
+        new: list[_Trunk] = []
+        for row in [waiting.pop() for _ in range(min(free, len(waiting)))]:
+            prompt = row.prompt[:-1]
+            row.trunk = known.get(tuple(prompt))
+            if row.trunk is None:
+                row.trunk = known[tuple(prompt)] = _Trunk(prompt, len(batch.trunks))
+                batch.trunks.append(row.trunk)
+                new.append(row.trunk)
             batch.add(row)
-        if first:
-            self._read_pending(list(first.values()))
-        for row in arriving:
-            if row.length or row.slot < 0:
-                continue
-            family = [
-                r for r in batch.rows if r.length and r.episode.task.id == row.episode.task.id
-            ]
-            if family:
-                source = max(family, key=lambda r: _shared(r.prompt, row.prompt))
-                # The last token is read again: its logits begin the turn.
-                shared = min(
-                    _shared(source.prompt, row.prompt), source.length, len(row.prompt) - 1
-                )
-                batch.cache.copy_row(source.slot, row.slot, shared)
-                row.length, row.pending = shared, row.prompt[shared:]
+            row.pending = row.prompt[-1:]
+        # Prompts arrive sorted, so those that begin alike are neighbours: one is read first, for all of them.
+        first = [t for before, t in zip([None, *new], new) if not before or _shared(before.prompt, t.prompt) < 64]
+        self._read_trunks(first)
+        rest = [trunk for trunk in new if trunk not in first]
+        for trunk in rest:
+            source = max(first, key=lambda t: _shared(t.prompt, trunk.prompt))
+            trunk.length = min(_shared(source.prompt, trunk.prompt), len(trunk.prompt) - 1)
+            batch.cache.copy("trunks", source.slot, trunk.slot, trunk.length)
+        self._read_trunks(rest)
 
     def _advance(self):
         """One forward pass: over the new observations when enough have come together, else one
@@ -295,16 +267,14 @@ class Rollouts:
         keep = [i for i, row in enumerate(rows) if len(row.pending) == 1]
         self._extend([rows[i] for i in keep], logits[keep])
 
-    def _read_pending(self, rows: list[_Row], most_tokens: int = 8192):
-        """Read long pending lists, at most about `most_tokens` a pass, less than half of them padding."""
-        rows = sorted(rows, key=lambda row: (len(row.pending), row.length))
-        while rows:
-            chunk = [rows.pop()]
-            width = len(chunk[0].pending)
-            while rows and 2 * len(rows[-1].pending) > width and (len(chunk) + 1) * width <= most_tokens:
-                chunk.append(rows.pop())
-            logits = self.batch.read(chunk, [row.pending for row in chunk])
-            self._extend(chunk, logits)
+    def _read_trunks(self, trunks: list[_Trunk]):
+        for chunk in _alike(trunks, lambda trunk: len(trunk.prompt) - trunk.length):
+            self.batch.read_trunks(chunk)
+
+    def _read_pending(self, rows: list[_Row]):
+        """Read observations."""
+        for chunk in _alike(rows, lambda row: len(row.pending)):
+            self._extend(chunk, self.batch.read(chunk, [row.pending for row in chunk]))
 
     def _extend(self, rows: list[_Row], logits: torch.Tensor):
         """Choose every row's next token; a row that ends its turn acts in its world."""
@@ -351,7 +321,7 @@ class Rollouts:
         closing = [] if ended else [self.chat.end]
         row.pending = row.pending + closing + self.chat.observation(observation)
         row.messages.append({"role": "user", "content": observation})
-        if row.length + len(row.pending) + self.max_new_tokens > self.max_length:
+        if row.trunk.length + row.length + len(row.pending) + self.max_new_tokens > self.max_length:
             self._remove(row, 0.0, False, overflow=True)
 
     def _remove(self, row: _Row, reward: float, success: bool, **extra):
