@@ -1,28 +1,31 @@
 """Batched multi-turn generation: many episodes at once, the key-value cache kept across turns.
 
-An episode is an environment and the messages so far. Three things make a batch of them fast:
+An episode is an environment and the messages so far. Four things make a batch of them fast:
 
 1. The cache lives as long as the episode. An observation is appended to it; no history is ever
    encoded twice (`branches.py`).
-2. Episodes that begin with the same prompt (samples of one step) share its keys and values, and
-   prompts that begin alike (steps of one expert trajectory) share the forward pass over it.
-3. A finished episode leaves its row to a waiting one.
+2. The conversation that several episodes begin with (those of all steps of one expert trajectory)
+   is encoded once, as a trunk, and its keys and values are read once for all of them.
+3. Samples of one step are one row of the batch until they differ: what they have in common is
+   computed once. Each still draws its own tokens, so nothing is sampled otherwise than alone.
+4. A finished episode leaves its row to a waiting one.
 
-Every row of the batch holds one episode and has its own length; `pending` are its tokens that the
+Every row of the batch holds one history and has its own length; `pending` are its tokens that the
 model has not read yet: an observation at the start of a turn, one sampled token within it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from ipr_lite.branches import BranchedCache, branching
+from ipr_lite.branches import Branch, Forest, Trunk
 from ipr_lite.chat import Chat
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.trajectory import Message, Task, Trajectory
@@ -51,112 +54,60 @@ class Episode:
 
 
 @dataclass(eq=False)
-class _Trunk:
-    """A prompt in play without its last token, which every row on it reads itself: its logits begin the turn."""
+class _Sample:
+    """An episode in play, with the generator that draws its tokens."""
 
-    prompt: list[int]
-    slot: int
-    length: int = 0
-    rows: int = 0
+    episode: Episode
+    order: int
+    rng: random.Random
 
 
 @dataclass(eq=False)
 class _Row:
-    """An episode in row `slot` of the batch. Its branch holds `length` tokens, `pending` are still to be read."""
+    """A row of the batch: the samples that have the same history, and the world as it is after it.
 
-    episode: Episode
+    `pending` are the tokens of that history that the branch does not hold yet, `turn` those of the message
+    being written.
+    """
+
+    samples: list[_Sample]
+    env: TextEnv
     messages: list[Message]
-    prompt: list[int]
-    rng: random.Random
-    order: int
-    pending: list[int] = field(default_factory=list)
-    trunk: _Trunk | None = None
-    slot: int = -1
-    length: int = 0
+    branch: Branch
+    pending: list[int]
     turn: list[int] = field(default_factory=list)
     invalid: int = 0
     tokens: int = 0
 
 
-class _Batch:
-    """The trunks and rows in play (slot i of the cache holds item i), and the forward passes over them."""
-
-    def __init__(self, causal, size: int):
-        self.backbone, self.head = causal.base_model, causal.get_output_embeddings()
-        self.device = causal.get_input_embeddings().weight.device
-        self.cache = BranchedCache(causal.config.get_text_config().num_hidden_layers, size)
-        self.rows: list[_Row] = []
-        self.trunks: list[_Trunk] = []
-
-    def read_trunks(self, trunks: list[_Trunk]):
-        """Read what the trunks do not hold yet."""
-        tokens = [trunk.prompt[trunk.length :] for trunk in trunks]
-        starts, slots = [trunk.length for trunk in trunks], [trunk.slot for trunk in trunks]
-        ids, positions, limit = self._lay_out(tokens, starts)
-        self.cache.aim_at_trunks(torch.tensor(slots, device=self.device), positions, limit)
-        self._forward(ids, positions, self._up_to(positions, limit))
-        for trunk in trunks:
-            trunk.length = len(trunk.prompt)
-
-    def read(self, rows: list[_Row], tokens: list[list[int]]) -> torch.Tensor:
-        """Put `tokens[i]` after what `rows[i]` holds; (b, vocab) logits after each last token.
-
-        Shorter lists are padded. The padding lies where the row's next tokens will go, and until
-        then no query position reaches that far, so it is never attended to.
-        """
-        ids, places, limit = self._lay_out(tokens, [row.length for row in rows])
-        trunks = torch.tensor([row.trunk.length for row in rows], device=self.device)
-        furthest = max(row.trunk.length for row in rows)
-        slots = torch.tensor([row.slot for row in rows], device=self.device)
-        self.cache.aim_at_branches(slots, places, limit, [row.trunk.slot for row in rows], furthest)
-        in_trunk = self._up_to(trunks[:, None].expand_as(places) - 1, furthest)
-        hidden = self._forward(ids, trunks[:, None] + places, torch.cat([in_trunk, self._up_to(places, limit)], -1))
-        last = torch.tensor([len(t) - 1 for t in tokens], device=self.device)
-        return self.head(hidden[torch.arange(len(rows), device=self.device), last]).float()
-
-    def _lay_out(self, tokens: list[list[int]], starts: list[int]) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Padded ids (b, t), their positions (b, t), and how many positions there are then."""
-        width = max(map(len, tokens))
-        ids = torch.tensor([t + [0] * (width - len(t)) for t in tokens], device=self.device)
-        positions = torch.tensor(starts, device=self.device)[:, None] + torch.arange(width, device=self.device)
-        return ids, positions, max(starts) + width
-
-    def _up_to(self, last: torch.Tensor, limit: int) -> torch.Tensor:
-        """Whether positions 0 to `limit` lie up to `last` (b, t): (b, t, limit)."""
-        return torch.arange(limit, device=self.device) <= last[:, :, None]
-
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        mask = torch.zeros(seen.shape, device=self.device).masked_fill_(~seen, -torch.inf)[:, None]
-        return self.backbone(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True
-        ).last_hidden_state
-
-    def add(self, row: _Row):
-        row.slot = len(self.rows)
-        self.rows.append(row)
-        row.trunk.rows += 1
-
-    def remove(self, row: _Row):
-        """Free a row, and its trunk after the last one."""
-        self._fill(self.rows, row, "branches")
-        row.trunk.rows -= 1
-        if not row.trunk.rows:
-            self._fill(self.trunks, row.trunk, "trunks")
-
-    def _fill(self, items: list, gone, kind: str):
-        """The last item moves into the freed slot, so that those in play stay together."""
-        mover = items.pop()
-        if mover is not gone:
-            self.cache.copy(kind, mover.slot, gone.slot, mover.length)
-            items[gone.slot] = mover
-            mover.slot = gone.slot
-
-
 def _shared(a: list[int], b: list[int]) -> int:
     """How many tokens two prompts have in common at the start."""
-    if a[: len(b)] == b:
-        return len(b)
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+
+
+def _plant(rows: list[_Row]):
+    """One trunk for these rows: the prompt that has most in common with the others', as far as each shares it.
+
+    A row reads at least its prompt's last token itself, since that begins its first message.
+    """
+    rows.sort(key=lambda row: row.pending)
+    # In sorted order, two prompts share what all neighbours between them share.
+    between = [_shared(a.pending, b.pending) for a, b in zip(rows, rows[1:])]
+
+    def shares(chosen: int) -> list[int]:
+        left = itertools.accumulate(reversed(between[:chosen]), min)
+        right = itertools.accumulate(between[chosen:], min)
+        return [*reversed(list(left)), len(rows[chosen].pending), *right]
+
+    best = max((shares(i) for i in range(len(rows))), key=sum)
+    longest = max(range(len(rows)), key=best.__getitem__)
+    if len(rows[longest].samples) == 1:
+        # What only one sample would read of a trunk, it can as well read of its branch.
+        best[longest] = max(shared for i, shared in enumerate(best) if i != longest)
+    visible = [min(shared, len(row.pending) - 1) for shared, row in zip(best, rows)]
+    trunk = Trunk(rows[longest].pending[: max(visible)])
+    for row, seen in zip(rows, visible):
+        row.branch, row.pending = Branch(trunk, seen), row.pending[seen:]
 
 
 def _alike(items: list, width: Callable, most_tokens: int = 8192) -> Iterator[list]:
@@ -175,7 +126,10 @@ class Rollouts:
 
     model: a causal LM of transformers or a PeftModel with the wanted adapter active.
     temperature: 0 is greedy. max_new_tokens: of one turn; max_length: of one episode, in tokens.
-    batch_size: rows in play at once.
+    batch_size: episodes in play at once. share: off, every episode is a row with a prompt of its own, which
+    changes nothing but the time.
+
+    Counts what it did: `actions_taken` and `tokens_written` by the episodes, `tokens_read` by the model.
     """
 
     def __init__(
@@ -188,11 +142,12 @@ class Rollouts:
         max_length: int,
         batch_size: int,
         agent: str,
+        share: bool = True,
     ):
         self.model, self.chat, self.agent = model, chat, agent
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
-        self.max_length, self.batch_size = max_length, batch_size
-        self.actions_taken = self.tokens_written = 0
+        self.max_length, self.batch_size, self.share = max_length, batch_size, share
+        self.actions_taken = self.tokens_written = self.tokens_read = 0
 
     @torch.inference_mode()
     def play(
@@ -206,98 +161,111 @@ class Rollouts:
         environment raised: reward 0, traceback kept).
         """
         self.model.eval()
-        waiting = []
         self.finished: list[Trajectory | None] = [None] * len(episodes)
-        for order, episode in enumerate(episodes):
-            prompt = self.chat.prompt(episode.messages)
-            row = _Row(episode, list(episode.messages), prompt, random.Random(episode.seed), order)
-            if len(prompt) + self.max_new_tokens > self.max_length:
-                self._finish(row, 0.0, False, overflow=True)
-            else:
-                waiting.append(row)
-        # Neighbours share prompts; the longest of a family comes first and is read for them all.
-        waiting.sort(key=lambda row: row.prompt)
+        self.rows: list[_Row] = []
+        waiting = self._waiting(episodes)
         causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        with branching(causal):
-            self.batch = _Batch(causal, min(self.batch_size, len(waiting)))
-            while waiting or self.batch.rows:
+        with Forest(causal) as self.forest:
+            while waiting or self.rows:
                 self._admit(waiting)
                 self._advance()
                 if progress:
                     progress(sum(t is not None for t in self.finished), len(episodes))
+        self.tokens_read += self.forest.tokens_read
         return self.finished
 
+    def _waiting(self, episodes: list[Episode]) -> list[_Row]:
+        """The rows that episodes begin in, neighbours on one trunk; what is too long is finished at once."""
+        together: dict[object, list[_Sample]] = {}
+        for order, episode in enumerate(episodes):
+            said = tuple(message["content"] for message in episode.messages)
+            key = (episode.task.env, episode.task.id, said, episode.stop) if self.share else order
+            together.setdefault(key, []).append(_Sample(episode, order, random.Random(episode.seed)))
+        by_task: dict[object, list[_Row]] = {}
+        for samples in together.values():
+            first = samples[0].episode
+            prompt = self.chat.prompt(first.messages)
+            for start in range(0, len(samples), self.batch_size):
+                part = samples[start : start + self.batch_size]
+                row = _Row(part, part[0].episode.env, list(first.messages), Branch(), prompt)
+                if len(prompt) + self.max_new_tokens > self.max_length:
+                    self._finish(row, 0.0, False, overflow=True)
+                else:
+                    by_task.setdefault((first.task.env, first.task.id), []).append(row)
+        if self.share:
+            # What is alone in its task shares the system prompt with all others that are.
+            alone = [task for task, rows in by_task.items() if sum(len(row.samples) for row in rows) == 1]
+            if len(alone) > 1:
+                by_task[None] = [row for task in alone for row in by_task.pop(task)]
+            for rows in by_task.values():
+                if sum(len(row.samples) for row in rows) > 1:
+                    _plant(rows)
+        return [row for rows in by_task.values() for row in rows][::-1]
+
     def _admit(self, waiting: list[_Row]):
-        """Fill free rows: each on the trunk of its prompt, new ones read for what no trunk in play holds."""
-        batch, free = self.batch, self.batch_size - len(self.batch.rows)
-        # A few free rows are worth waiting for more: prompts of one family then arrive together.
-        if not waiting or (batch.rows and free < min(len(waiting), self.batch_size // 4)):
+        """Fill the batch, and read the trunks and prompts of those that enter."""
+        free = self.batch_size - sum(len(row.samples) for row in self.rows)
+        # A few free places are worth waiting for more: then several prompts are read together.
+        if not waiting or (self.rows and free < self.batch_size // 4):
             return
-        known = {tuple(trunk.prompt): trunk for trunk in batch.trunks}
-        new: list[_Trunk] = []
-        for row in [waiting.pop() for _ in range(min(free, len(waiting)))]:
-            prompt = row.prompt[:-1]
-            row.trunk = known.get(tuple(prompt))
-            if row.trunk is None:
-                row.trunk = known[tuple(prompt)] = _Trunk(prompt, len(batch.trunks))
-                batch.trunks.append(row.trunk)
-                new.append(row.trunk)
-            batch.add(row)
-            row.pending = row.prompt[-1:]
-        # Prompts arrive sorted, so those that begin alike are neighbours: one is read first, for all of them.
-        first = [t for before, t in zip([None, *new], new) if not before or _shared(before.prompt, t.prompt) < 64]
-        self._read_trunks(first)
-        rest = [trunk for trunk in new if trunk not in first]
-        for trunk in rest:
-            source = max(first, key=lambda t: _shared(t.prompt, trunk.prompt))
-            trunk.length = min(_shared(source.prompt, trunk.prompt), len(trunk.prompt) - 1)
-            batch.cache.copy("trunks", source.slot, trunk.slot, trunk.length)
-        self._read_trunks(rest)
+        trunks: dict[Trunk, None] = {}
+        while waiting and len(waiting[-1].samples) <= free:
+            row = waiting.pop()
+            free -= len(row.samples)
+            self.rows.append(row)
+            if row.branch.visible and not row.branch.trunk.keys:
+                trunks[row.branch.trunk] = None
+        for chunk in _alike(list(trunks), lambda trunk: len(trunk.tokens)):
+            self.forest.read_trunks(chunk)
 
     def _advance(self):
         """One forward pass: over the new observations when enough have come together, else one
         token for every row that is writing."""
-        rows = self.batch.rows
+        rows = self.rows
         reading = [row for row in rows if len(row.pending) > 1]
         if len(reading) == len(rows) or len(reading) >= max(1, len(rows) // 4):
-            self._read_pending(reading)
-            return
-        # Rows that wait for others read a token that their observation will overwrite.
-        logits = self.batch.read(rows, [row.pending[:1] for row in rows])
-        keep = [i for i, row in enumerate(rows) if len(row.pending) == 1]
-        self._extend([rows[i] for i in keep], logits[keep])
+            for chunk in _alike(reading, lambda row: len(row.pending)):
+                self._extend(chunk)
+        else:
+            self._extend([row for row in rows if len(row.pending) == 1])
 
-    def _read_trunks(self, trunks: list[_Trunk]):
-        for chunk in _alike(trunks, lambda trunk: len(trunk.prompt) - trunk.length):
-            self.batch.read_trunks(chunk)
-
-    def _read_pending(self, rows: list[_Row]):
-        """Read observations."""
-        for chunk in _alike(rows, lambda row: len(row.pending)):
-            self._extend(chunk, self.batch.read(chunk, [row.pending for row in chunk]))
-
-    def _extend(self, rows: list[_Row], logits: torch.Tensor):
-        """Choose every row's next token; a row that ends its turn acts in its world."""
-        # All lengths first: a row that is removed below moves another one's cache.
-        for row in rows:
-            row.length += len(row.pending)
-        for row, token in zip(rows, self._choose(rows, logits)):
+    def _extend(self, rows: list[_Row]):
+        """Read what is pending and choose every row's next token; a row that ends its turn acts in its world."""
+        logits = self.forest.read([row.branch for row in rows], [row.pending for row in rows])
+        written = []
+        for row, tokens in zip(rows, self._choose(rows, logits)):
+            by_token: dict[int, list[_Sample]] = {}
+            for sample, token in zip(row.samples, tokens):
+                by_token.setdefault(token, []).append(sample)
+            (mine, _), *others = by_token.items()
+            written += [(self._split(row, samples), token) for token, samples in others] + [(row, mine)]
+        for row, token in written:
             row.pending = [token]
             row.turn.append(token)
             row.tokens += 1
             if token == self.chat.end or len(row.turn) >= self.max_new_tokens:
                 self._act(row)
 
-    def _choose(self, rows: list[_Row], logits: torch.Tensor) -> list[int]:
+    def _choose(self, rows: list[_Row], logits: torch.Tensor) -> list[list[int]]:
+        """The next token of every sample of every row."""
         if self.temperature == 0:
-            return logits.argmax(-1).tolist()
-        # Inverse transform sampling: a row's draw depends on its own generator alone, not on
-        # which other rows share the batch.
-        cumulative = (logits.double() / self.temperature).softmax(-1).cumsum(-1)
-        draws = torch.tensor([[row.rng.random()] for row in rows], device=logits.device)
-        draws = draws.double() * cumulative[:, -1:]
-        chosen = torch.searchsorted(cumulative, draws, right=True)[:, 0]
-        return chosen.clamp(max=logits.shape[-1] - 1).tolist()
+            return [[token] * len(row.samples) for row, token in zip(rows, logits.argmax(-1).tolist())]
+        # Inverse transform sampling: a draw depends on the sample's own generator alone, not on
+        # what else is in the batch.
+        cumulative = (logits / self.temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+        most = max(len(row.samples) for row in rows)
+        draws = [[s.rng.random() for s in row.samples] + [0.0] * (most - len(row.samples)) for row in rows]
+        draws = torch.tensor(draws, dtype=torch.float64, device=logits.device) * cumulative[:, -1:]
+        chosen = torch.searchsorted(cumulative, draws, right=True).clamp(max=logits.shape[-1] - 1)
+        return [tokens[: len(row.samples)] for tokens, row in zip(chosen.tolist(), rows)]
+
+    def _split(self, row: _Row, samples: list[_Sample]) -> _Row:
+        """A row of their own for samples that wrote another token than the others of their row."""
+        row.samples = [sample for sample in row.samples if sample not in samples]
+        branch, env = self.forest.fork(row.branch), row.env.clone()
+        twin = replace(row, samples=samples, env=env, messages=list(row.messages), branch=branch, turn=list(row.turn))
+        self.rows.append(twin)
+        return twin
 
     def _act(self, row: _Row):
         """Hand the finished message to the world; take in its answer or end the episode."""
@@ -305,11 +273,12 @@ class Rollouts:
         row.messages.append({"role": "assistant", "content": message})
         ended = row.turn[-1] == self.chat.end
         row.turn = []
-        if row.episode.stop and len(row.messages) == len(row.episode.messages) + 1 and row.episode.stop(message):
+        start = row.samples[0].episode
+        if start.stop and len(row.messages) == len(start.messages) + 1 and start.stop(message):
             self._remove(row, 0.0, False, stopped=True)
             return
         try:
-            observation, reward, terminated, truncated, info = row.episode.env.step(message)
+            observation, reward, terminated, truncated, info = row.env.step(message)
         except Exception:
             self._remove(row, 0.0, False, error=traceback.format_exc())
             return
@@ -321,23 +290,20 @@ class Rollouts:
         closing = [] if ended else [self.chat.end]
         row.pending = row.pending + closing + self.chat.observation(observation)
         row.messages.append({"role": "user", "content": observation})
-        if row.trunk.length + row.length + len(row.pending) + self.max_new_tokens > self.max_length:
+        if row.branch.visible + row.branch.length + len(row.pending) + self.max_new_tokens > self.max_length:
             self._remove(row, 0.0, False, overflow=True)
 
     def _remove(self, row: _Row, reward: float, success: bool, **extra):
-        self.batch.remove(row)
+        self.rows.remove(row)
+        self.forest.drop(row.branch)
         self._finish(row, reward, success, **extra)
 
     def _finish(self, row: _Row, reward: float, success: bool, **extra):
-        self.actions_taken += sum(m["role"] == "assistant" for m in row.messages[len(row.episode.messages):])
-        self.tokens_written += row.tokens
         extra = {"terminated": False, "invalid": row.invalid, "tokens": row.tokens} | extra
-        self.finished[row.order] = Trajectory(
-            row.episode.task,
-            row.messages,
-            float(reward),
-            bool(success),
-            self.agent,
-            row.episode.seed,
-            extra,
-        )
+        for sample in row.samples:
+            episode = sample.episode
+            self.actions_taken += sum(m["role"] == "assistant" for m in row.messages[len(episode.messages) :])
+            self.tokens_written += row.tokens
+            self.finished[sample.order] = Trajectory(
+                episode.task, list(row.messages), float(reward), bool(success), self.agent, episode.seed, dict(extra)
+            )
