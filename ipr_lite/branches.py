@@ -18,6 +18,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 SHORTEST = 128
 """Tokens that the smallest place for a branch has room for."""
+FEW = 24
+"""Up to so many new tokens a row, all rows are computed together; with more, each by itself, without padding."""
 
 
 @dataclass(eq=False)
@@ -60,9 +62,9 @@ class _Store:
         """The last branch takes over the slot that gets free, so that those in use stay together."""
         mover = self.branches.pop()
         if mover is not branch:
-            for tensors in self.layers:
-                for tensor in tensors:
-                    tensor[branch.slot, :, : mover.length] = tensor[mover.slot, :, : mover.length]
+            # A branch that holds nothing yet may have a slot that the tensors do not have yet.
+            for tensor in itertools.chain(*self.layers) if mover.length else ():
+                tensor[branch.slot, :, : mover.length] = tensor[mover.slot, :, : mover.length]
             self.branches[branch.slot] = mover
             mover.slot = branch.slot
         branch.store = None
@@ -132,44 +134,47 @@ class _Layer(CacheLayerMixin):
         b, heads, t, size = query.shape
         if cache.reading:
             return self._causal(query, scaling, window)
-        if t > 1:
+        if t > FEW:
             return self._row_by_row(query, scaling, window)
         kv, edge = self.new[0].shape[1], cache.edge
-        # Query heads that share a key head are rows of one matrix product: (kv heads, b, heads per key head, size).
-        query = (query * scaling).reshape(b, kv, heads // kv, size).transpose(0, 1).contiguous()
-        scores = query.new_empty(kv, b, heads // kv, cache.width)
+        # Query heads that share a key head are rows of one matrix product: (kv heads, b, heads per key head * t, size).
+        query = (query * scaling).reshape(b, kv, heads // kv * t, size).transpose(0, 1).contiguous()
+        scores = query.new_empty(*query.shape[:3], cache.width)
         for trunk, rows in cache.families:
             trunk_scores = query[:, rows].flatten(1, 2) @ trunk.keys[number].mT
-            scores[:, rows, :, : len(trunk.tokens)] = trunk_scores.unflatten(1, (-1, heads // kv))
+            scores[:, rows, :, : len(trunk.tokens)] = trunk_scores.unflatten(1, (-1, query.shape[2]))
         for group in cache.groups:
             branch_scores = group.scores(query[:, group.rows].transpose(0, 1), group.store.layers[number][0])
             scores[:, group.rows, :, edge : edge + group.limit] = branch_scores.transpose(0, 1)
-        scores.masked_fill_(cache.hidden(window), -torch.inf)
+        scores.unflatten(2, (-1, t)).masked_fill_(cache.hidden(window), -torch.inf)
         weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
         found = torch.zeros_like(query)
         for trunk, rows in cache.families:
             trunk_found = weights[:, rows, :, : len(trunk.tokens)].flatten(1, 2) @ trunk.values[number]
-            found[:, rows] = trunk_found.unflatten(1, (-1, heads // kv))
+            found[:, rows] = trunk_found.unflatten(1, (-1, query.shape[2]))
         for group in cache.groups:
             mine = weights[:, group.rows, :, edge : edge + group.limit].transpose(0, 1)
             found[:, group.rows] += group.mix(mine, group.store.layers[number][1]).transpose(0, 1)
         return found.transpose(0, 1).reshape(b, heads, t, size)
 
     def _row_by_row(self, query: torch.Tensor, scaling: float, window: int | None) -> torch.Tensor:
-        """For more than one new token a row: each row by itself, over its trunk and branch put together."""
-        found, number = torch.zeros_like(query), self.number
+        """For many new tokens a row: each row by itself, over its trunk and branch side by side."""
+        found, number = torch.empty_like(query), self.number
+        query = query * scaling
         for row, (branch, new) in enumerate(self.cache.rows):
-            end, slot = branch.length + new, branch.slot
-            parts = [x[number][:, : branch.visible] for x in (branch.trunk.keys, branch.trunk.values)] if branch.visible else None
-            mine = [x[slot, :, :end] for x in branch.store.layers[number]]
-            keys, values = (torch.cat(pair, dim=1) for pair in zip(parts, mine)) if parts else mine
-            at = torch.arange(keys.shape[1], device=query.device)
-            distance = at[-new:, None] - at
-            hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
-            together = query[row, :, :new].reshape(len(keys), -1, query.shape[3]) * scaling
-            scores = (together @ keys.mT).unflatten(1, (-1, new)).masked_fill_(hidden, -torch.inf)
+            seen, end = branch.visible, branch.length + new
+            keys, values = (x[branch.slot, :, :end] for x in branch.store.layers[number])
+            mine = query[row, :, :new].reshape(len(keys), -1, query.shape[3])
+            scores = mine.new_empty(*mine.shape[:2], seen + end)
+            torch.matmul(mine, keys.mT, out=scores[..., seen:])
+            if seen:
+                torch.matmul(mine, branch.trunk.keys[number][:, :seen].mT, out=scores[..., :seen])
+            self.cache.mask(scores.unflatten(1, (-1, new)), window)
             weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-            found[row, :, :new] = (weights.flatten(1, 2) @ values).reshape(-1, new, query.shape[3])
+            mixed = weights[..., seen:] @ values
+            if seen:
+                mixed += weights[..., :seen] @ branch.trunk.values[number][:, :seen]
+            found[row, :, :new] = mixed.reshape(-1, new, query.shape[3])
         return found
 
     def _causal(self, query: torch.Tensor, scaling: float, window: int | None) -> torch.Tensor:
@@ -230,6 +235,17 @@ class BranchedCache(Cache):
         self.key_at = torch.where(at < visible, at, torch.where(at < self.edge, beyond, at - self.edge + visible))
         self.query_at = visible + held + torch.arange(max(lengths), device=device)
 
+    @staticmethod
+    def mask(scores: torch.Tensor, window: int | None):
+        """Hide from the last tokens of a row, scores (..., new, all), what comes after them or is too long ago."""
+        new, total = scores.shape[-2:]
+        # Only among the new tokens does one come after another.
+        later = torch.ones(new, new, dtype=torch.bool, device=scores.device).triu_(1)
+        scores[..., total - new :].masked_fill_(later, -torch.inf)
+        if window is not None and total > window:
+            at = torch.arange(total, device=scores.device)
+            scores.masked_fill_(at[-new:, None] - at >= window, -torch.inf)
+
     def _group(self, store: _Store, rows: list[int], device: torch.device) -> _Group:
         tokens = [(row, j) for row in rows for j in range(self.rows[row][1])]
         places = [(self.rows[row][0].slot, self.rows[row][0].length + j) for row, j in tokens]
@@ -241,12 +257,12 @@ class BranchedCache(Cache):
         )  # fmt: skip
 
     def hidden(self, window: int | None) -> torch.Tensor:
-        """Which keys a query must not see, (b, t, width): later ones, and those outside a sliding window."""
+        """Which keys a query must not see, (b, 1, t, width): later ones, and those outside a sliding window."""
         if window not in self._hidden:
             distance = self.query_at[:, :, None] - self.key_at[:, None]
             # A padding query sees the last real one's keys and more, never nothing: no NaN arises.
             hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
-            self._hidden[window] = hidden
+            self._hidden[window] = hidden[:, None]
         return self._hidden[window]
 
 
@@ -288,26 +304,28 @@ class Forest:
         self.cache.aim_at_trunks(trunks)
         self._forward(ids, torch.arange(ids.shape[1], device=self.device).expand_as(ids))
 
-    def read(self, branches: list[Branch], tokens: list[list[int]]) -> torch.Tensor:
-        """Put `tokens[i]` after what `branches[i]` holds; (b, vocab) logits after each last token."""
+    def read(self, branches: list[Branch], tokens: list[list[int]], wanted: list[int]) -> torch.Tensor:
+        """Put `tokens[i]` after what `branches[i]` holds; logits after each of the last `wanted[i]` of them.
+
+        Returns (sum of `wanted`, vocab), row after row.
+        """
         for branch, new in zip(branches, tokens):
             self._make_room(branch, branch.length + len(new))
         order = sorted(range(len(branches)), key=lambda i: id(branches[i].trunk))
-        sorted_tokens = [tokens[i] for i in order]
-        ids, lengths = self._lay_out(sorted_tokens)
+        ids, lengths = self._lay_out([tokens[i] for i in order])
         self.cache.aim_at_branches([branches[i] for i in order], lengths, self.device)
         hidden = self._forward(ids, self.cache.query_at)
+        place = {i: row for row, i in enumerate(order)}
+        chosen = [(place[i], j) for i, new in enumerate(tokens) for j in range(len(new) - wanted[i], len(new))]
+        rows, positions = torch.tensor(chosen, device=self.device).T
         for branch, new in zip(branches, tokens):
             branch.length += len(new)
-        rows = torch.empty(len(order), dtype=torch.long)
-        rows[torch.tensor(order)] = torch.arange(len(order))
-        last = torch.tensor([len(new) - 1 for new in tokens], device=self.device)
-        return self.head(hidden[rows.to(self.device), last]).float()
+        return self.head(hidden[rows, positions]).float()
 
-    def fork(self, branch: Branch) -> Branch:
-        """A second branch with the same tokens."""
-        twin = Branch(branch.trunk, branch.visible, branch.length)
-        branch.store.add(twin, branch.length, branch.store, branch.slot)
+    def fork(self, branch: Branch, length: int) -> Branch:
+        """A second branch with the first `length` tokens of one."""
+        twin = Branch(branch.trunk, branch.visible, length)
+        branch.store.add(twin, length, branch.store, branch.slot)
         return twin
 
     def drop(self, branch: Branch):

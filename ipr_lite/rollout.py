@@ -1,6 +1,6 @@
 """Batched multi-turn generation: many episodes at once, the key-value cache kept across turns.
 
-An episode is an environment and the messages so far. Four things make a batch of them fast:
+An episode is an environment and the messages so far. Five things make a batch of them fast:
 
 1. The cache lives as long as the episode. An observation is appended to it; no history is ever
    encoded twice (`branches.py`).
@@ -8,7 +8,10 @@ An episode is an environment and the messages so far. Four things make a batch o
    is encoded once, as a trunk, and its keys and values are read once for all of them.
 3. Samples of one step are one row of the batch until they differ: what they have in common is
    computed once. Each still draws its own tokens, so nothing is sampled otherwise than alone.
-4. A finished episode leaves its row to a waiting one.
+4. What agents write is often what others have written before. The next few tokens are guessed, and one
+   pass over the guess says for each whether it is the token that the sample draws there: what is not
+   is thrown away. So the samples are those of one pass a token, in fewer passes.
+5. A finished episode leaves its row to a waiting one.
 
 Every row of the batch holds one history and has its own length; `pending` are its tokens that the
 model has not read yet: an observation at the start of a turn, one sampled token within it.
@@ -20,7 +23,7 @@ import hashlib
 import itertools
 import random
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -55,11 +58,17 @@ class Episode:
 
 @dataclass(eq=False)
 class _Sample:
-    """An episode in play, with the generator that draws its tokens."""
+    """An episode in play, with its uniform numbers in [0, 1): number i decides on the i-th token it writes."""
 
     episode: Episode
     order: int
     rng: random.Random
+    numbers: list[float] = field(default_factory=list)
+
+    def draw(self, place: int) -> float:
+        while place >= len(self.numbers):
+            self.numbers.append(self.rng.random())
+        return self.numbers[place]
 
 
 @dataclass(eq=False)
@@ -67,7 +76,7 @@ class _Row:
     """A row of the batch: the samples that have the same history, and the world as it is after it.
 
     `pending` are the tokens of that history that the branch does not hold yet, `turn` those of the message
-    being written.
+    being written, `seen` the last ones of all.
     """
 
     samples: list[_Sample]
@@ -76,6 +85,7 @@ class _Row:
     branch: Branch
     pending: list[int]
     turn: list[int] = field(default_factory=list)
+    seen: list[int] = field(default_factory=list)
     invalid: int = 0
     tokens: int = 0
 
@@ -121,13 +131,59 @@ def _alike(items: list, width: Callable, most_tokens: int = 8192) -> Iterator[li
         yield chunk
 
 
+def _agreed(guess: list[int], chosen: list[list[int]], samples: Iterable[int]) -> list[tuple[list[int], list[int]]]:
+    """The samples that wrote the same, and what: the guess as far as each drew it, and the first other token.
+
+    chosen: the token that each sample draws after 0, 1, ... guessed tokens.
+    """
+    found, following = [], list(samples)
+    for place, tokens in enumerate(chosen):
+        by_token: dict[int, list[int]] = {}
+        for sample in following:
+            by_token.setdefault(tokens[sample], []).append(sample)
+        following = by_token.pop(guess[place], []) if place < len(guess) else []
+        found += [(group, guess[:place] + [token]) for token, group in by_token.items()]
+    return found
+
+
+class _Guesses:
+    """What came after the last few tokens when they were last seen, in any conversation.
+
+    Eight equal tokens are asked first, then four, then two. Keys are hashes: a collision costs a wrong guess.
+    """
+
+    ORDERS = (8, 4, 2)
+
+    def __init__(self):
+        self.next: dict[int, int] = {}
+
+    def learn(self, tokens: list[int], new: int):
+        """Remember the last `new` of these tokens, each with what stands before it."""
+        for place in range(len(tokens) - new, len(tokens)):
+            for order in self.ORDERS:
+                if place >= order:
+                    self.next[hash(tuple(tokens[place - order : place]))] = tokens[place]
+
+    def after(self, tokens: list[int], most: int, end: int) -> list[int]:
+        """Up to `most` tokens that may follow, up to where `end` may."""
+        context, found = tokens[-max(self.ORDERS) :], []
+        while len(found) < most:
+            tries = (self.next.get(hash(tuple(context[-order:]))) for order in self.ORDERS)
+            token = next((token for token in tries if token is not None), end)
+            if token == end:
+                break
+            found.append(token)
+            context.append(token)
+        return found
+
+
 class Rollouts:
     """Plays episodes with one policy.
 
     model: a causal LM of transformers or a PeftModel with the wanted adapter active.
     temperature: 0 is greedy. max_new_tokens: of one turn; max_length: of one episode, in tokens.
-    batch_size: episodes in play at once. share: off, every episode is a row with a prompt of its own, which
-    changes nothing but the time.
+    batch_size: episodes in play at once. share: off, every episode is a row with a prompt of its own; guess:
+    off, a pass reads no token that is not certain. Both change the time alone.
 
     Counts what it did: `actions_taken` and `tokens_written` by the episodes, `tokens_read` by the model.
     """
@@ -143,10 +199,12 @@ class Rollouts:
         batch_size: int,
         agent: str,
         share: bool = True,
+        guess: bool = True,
     ):
         self.model, self.chat, self.agent = model, chat, agent
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
-        self.max_length, self.batch_size, self.share = max_length, batch_size, share
+        self.max_length, self.batch_size = max_length, batch_size
+        self.share, self.guess = share, guess
         self.actions_taken = self.tokens_written = self.tokens_read = 0
 
     @torch.inference_mode()
@@ -163,6 +221,7 @@ class Rollouts:
         self.model.eval()
         self.finished: list[Trajectory | None] = [None] * len(episodes)
         self.rows: list[_Row] = []
+        self.guesses = _Guesses()
         waiting = self._waiting(episodes)
         causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         with Forest(causal) as self.forest:
@@ -215,6 +274,10 @@ class Rollouts:
             self.rows.append(row)
             if row.branch.visible and not row.branch.trunk.keys:
                 trunks[row.branch.trunk] = None
+            row.seen = row.branch.trunk.tokens[: row.branch.visible] if row.branch.visible else []
+            self._saw(row, row.pending)
+        for trunk in trunks:
+            self.guesses.learn(trunk.tokens, len(trunk.tokens))
         for chunk in _alike(list(trunks), lambda trunk: len(trunk.tokens)):
             self.forest.read_trunks(chunk)
 
@@ -230,42 +293,65 @@ class Rollouts:
             self._extend([row for row in rows if len(row.pending) == 1])
 
     def _extend(self, rows: list[_Row]):
-        """Read what is pending and choose every row's next token; a row that ends its turn acts in its world."""
-        logits = self.forest.read([row.branch for row in rows], [row.pending for row in rows])
+        """Read what is pending, and guesses after it; rows that end their turn act in their world."""
+        # The fewer rows, the less a guessed token costs beside the pass itself.
+        most = min(16, max(3, 256 // len(rows))) if self.guess else 0
+        guesses = [
+            self.guesses.after(row.seen, min(most, self.max_new_tokens - len(row.turn) - 1), self.chat.end)
+            for row in rows
+        ]
+        tokens = [row.pending + guess for row, guess in zip(rows, guesses)]
+        logits = self.forest.read([row.branch for row in rows], tokens, [1 + len(guess) for guess in guesses])
         written = []
-        for row, tokens in zip(rows, self._choose(rows, logits)):
-            by_token: dict[int, list[_Sample]] = {}
-            for sample, token in zip(row.samples, tokens):
-                by_token.setdefault(token, []).append(sample)
-            (mine, _), *others = by_token.items()
-            written += [(self._split(row, samples), token) for token, samples in others] + [(row, mine)]
-        for row, token in written:
-            row.pending = [token]
-            row.turn.append(token)
-            row.tokens += 1
-            if token == self.chat.end or len(row.turn) >= self.max_new_tokens:
+        for row, guess, chosen in zip(rows, guesses, self._choose(rows, guesses, logits)):
+            held = row.branch.length - len(guess)
+            (first, message), *others = _agreed(guess, chosen, range(len(row.samples)))
+            samples = row.samples
+            for group, text in others:
+                written.append((self._split(row, [samples[i] for i in group], held + len(text) - 1), text))
+            row.samples = [samples[i] for i in first]
+            row.branch.length = held + len(message) - 1
+            written.append((row, message))
+        for row, message in written:
+            row.pending = message[-1:]
+            row.turn += message
+            row.tokens += len(message)
+            self._saw(row, message)
+            if row.turn[-1] == self.chat.end or len(row.turn) >= self.max_new_tokens:
                 self._act(row)
 
-    def _choose(self, rows: list[_Row], logits: torch.Tensor) -> list[list[int]]:
-        """The next token of every sample of every row."""
+    def _choose(self, rows: list[_Row], guesses: list[list[int]], logits: torch.Tensor) -> list[list[list[int]]]:
+        """For every row, after its pending tokens and after each guessed one: the token that each sample draws."""
+        places = [(row, place) for row, guess in zip(rows, guesses) for place in range(len(guess) + 1)]
         if self.temperature == 0:
-            return [[token] * len(row.samples) for row, token in zip(rows, logits.argmax(-1).tolist())]
-        # Inverse transform sampling: a draw depends on the sample's own generator alone, not on
-        # what else is in the batch.
-        cumulative = (logits / self.temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
-        most = max(len(row.samples) for row in rows)
-        draws = [[s.rng.random() for s in row.samples] + [0.0] * (most - len(row.samples)) for row in rows]
-        draws = torch.tensor(draws, dtype=torch.float64, device=logits.device) * cumulative[:, -1:]
-        chosen = torch.searchsorted(cumulative, draws, right=True).clamp(max=logits.shape[-1] - 1)
-        return [tokens[: len(row.samples)] for tokens, row in zip(chosen.tolist(), rows)]
+            tokens = [[token] * len(row.samples) for (row, _), token in zip(places, logits.argmax(-1).tolist())]
+        else:
+            # Inverse transform sampling: a draw depends on the sample's own numbers alone, not on
+            # what else is in the batch.
+            cumulative = (logits / self.temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+            widest = max(len(row.samples) for row in rows)
+            draws = [
+                [s.draw(row.tokens + place) for s in row.samples] + [0.0] * (widest - len(row.samples))
+                for row, place in places
+            ]
+            draws = torch.tensor(draws, dtype=torch.float64, device=logits.device) * cumulative[:, -1:]
+            tokens = torch.searchsorted(cumulative, draws, right=True).clamp(max=logits.shape[-1] - 1).tolist()
+        chosen = iter(tokens)
+        return [[next(chosen) for _ in range(len(guess) + 1)] for guess in guesses]
 
-    def _split(self, row: _Row, samples: list[_Sample]) -> _Row:
-        """A row of their own for samples that wrote another token than the others of their row."""
-        row.samples = [sample for sample in row.samples if sample not in samples]
-        branch, env = self.forest.fork(row.branch), row.env.clone()
-        twin = replace(row, samples=samples, env=env, messages=list(row.messages), branch=branch, turn=list(row.turn))
+    def _split(self, row: _Row, samples: list[_Sample], length: int) -> _Row:
+        """A row of their own for samples that wrote something else than the others of their row."""
+        twin = replace(
+            row, samples=samples, env=row.env.clone(), messages=list(row.messages), turn=list(row.turn),
+            seen=list(row.seen), branch=self.forest.fork(row.branch, length),
+        )  # fmt: skip
         self.rows.append(twin)
         return twin
+
+    def _saw(self, row: _Row, tokens: list[int]):
+        row.seen = row.seen[-max(_Guesses.ORDERS) :] + tokens
+        if self.guess:
+            self.guesses.learn(row.seen, len(tokens))
 
     def _act(self, row: _Row):
         """Hand the finished message to the world; take in its answer or end the episode."""
@@ -288,7 +374,9 @@ class Rollouts:
             return
         # A turn that was cut off is closed, so that the history reads as the template writes it.
         closing = [] if ended else [self.chat.end]
-        row.pending = row.pending + closing + self.chat.observation(observation)
+        answer = closing + self.chat.observation(observation)
+        row.pending = row.pending + answer
+        self._saw(row, answer)
         row.messages.append({"role": "user", "content": observation})
         if row.branch.visible + row.branch.length + len(row.pending) + self.max_new_tokens > self.max_length:
             self._remove(row, 0.0, False, overflow=True)
