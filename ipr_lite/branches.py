@@ -12,14 +12,14 @@ import itertools
 from dataclasses import dataclass, field
 
 import torch
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 SHORTEST = 128
 """Tokens that the smallest place for a branch has room for."""
-FEW = 24
-"""Up to so many new tokens a row, all rows are computed together; with more, each by itself, without padding."""
+FEW = 17
+"""Rows of a pass with up to so many new tokens are computed together, longer ones each by itself."""
 
 
 @dataclass(eq=False)
@@ -70,9 +70,9 @@ class _Store:
         branch.store = None
 
     def layer(self, number: int, keys: torch.Tensor, values: torch.Tensor) -> list[torch.Tensor]:
-        """Keys and values of a layer, shaped like these, with a slot for every branch."""
+        """Keys and values of a layer with a slot for every branch; heads and sizes are those of these."""
         if number == len(self.layers):
-            self.layers.append([x.new_zeros(0, x.shape[1], self.capacity, x.shape[3]) for x in (keys, values)])
+            self.layers.append([x.new_zeros(0, x.shape[-3], self.capacity, x.shape[-1]) for x in (keys, values)])
         slots = len(self.layers[number][0])
         if slots < len(self.branches):
             more = max(16, 2 * slots, len(self.branches)) - slots
@@ -82,27 +82,37 @@ class _Store:
 
 @dataclass
 class _Group:
-    """The rows of a pass whose branches lie in one store, their slots, and where each new token goes."""
+    """Short rows of a pass whose branches lie in one store. A token's place is its slot times `t` plus its number."""
 
     store: _Store
-    rows: torch.Tensor
-    slots: torch.Tensor
+    tokens: torch.Tensor
+    places: torch.Tensor
+    t: int
     limit: int
-    tokens: tuple[torch.Tensor, torch.Tensor]
-    places: tuple[torch.Tensor, torch.Tensor]
 
     def scores(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Products of queries (rows, kv heads, m, size) with their rows' keys: (rows, kv heads, m, limit)."""
-        # Keys to the left: for a single query a quarter faster on a CPU.
-        return (keys[: len(self.store.branches), :, : self.limit] @ self._spread(queries).mT).mT[self.slots]
+        """Products of queries (tokens, kv heads, m, size) with their rows' keys: (tokens, kv heads, m, limit)."""
+        held = keys[: len(self.store.branches), :, : self.limit]
+        spread = self._spread(queries)
+        # For a single query a row, keys to the left are a quarter faster on a CPU.
+        return self._gather((held @ spread.mT).mT if spread.shape[2] == 1 else spread @ held.mT)
 
     def mix(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Sums of the rows' values with weights (rows, kv heads, m, limit): (rows, kv heads, m, size)."""
-        return (self._spread(weights) @ values[: len(self.store.branches), :, : self.limit])[self.slots]
+        """Sums of the rows' values with weights (tokens, kv heads, m, limit): (tokens, kv heads, m, size)."""
+        return self._gather(self._spread(weights) @ values[: len(self.store.branches), :, : self.limit])
 
-    def _spread(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows where their slots are, zeros for rows not in this pass: cheaper than to copy what the others hold."""
-        return rows.new_zeros(len(self.store.branches), *rows.shape[1:]).index_copy_(0, self.slots, rows)
+    def _spread(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(tokens, kv heads, m, x) -> (slots, kv heads, t * m, x), with zeros where a slot has no token.
+
+        Slots whose rows are not in this pass take part in the product: cheaper than to copy what the others hold.
+        """
+        slots = len(self.store.branches)
+        spread = tokens.new_zeros(slots * self.t, *tokens.shape[1:]).index_copy_(0, self.places, tokens)
+        return spread.unflatten(0, (slots, self.t)).transpose(1, 2).flatten(2, 3)
+
+    def _gather(self, slots: torch.Tensor) -> torch.Tensor:
+        """The way back."""
+        return slots.unflatten(2, (self.t, -1)).transpose(1, 2).flatten(0, 1).index_select(0, self.places)
 
 
 class _Layer(CacheLayerMixin):
@@ -118,149 +128,154 @@ class _Layer(CacheLayerMixin):
         """Stores make their tensors when first written."""
 
     def update(self, key_states, value_states, *args, **kwargs):
-        """Store new keys and values, (b, kv heads, t, size); `attend` is handed the layer itself for both."""
-        self.new = key_states, value_states
-        for trunk, row in self.cache.reading:
+        """Store new keys and values, (1, kv heads, tokens, size); `attend` is handed the layer itself for both."""
+        self.new = key_states[0], value_states[0]
+        for trunk, place in self.cache.trunks:
             for mine, new in zip((trunk.keys, trunk.values), self.new):
-                mine.append(new[row, :, : len(trunk.tokens)].clone())
-        for group in self.cache.groups:
-            for mine, new in zip(group.store.layer(self.number, *self.new), self.new):
-                mine[group.places[0], :, group.places[1]] = new.transpose(1, 2)[group.tokens]
+                mine.append(new[:, place].clone())
+        for store, tokens, slots, positions in self.cache.writes:
+            for mine, new in zip(store.layer(self.number, *self.new), self.new):
+                mine[slots, :, positions] = new[:, tokens].transpose(0, 1)
         return self, self
 
     def attend(self, query: torch.Tensor, scaling: float, window: int | None) -> torch.Tensor:
-        """Attention of queries (b, heads, t, size) to what their rows hold; (b, heads, t, size)."""
-        cache, number = self.cache, self.number
-        b, heads, t, size = query.shape
-        if cache.reading:
-            return self._causal(query, scaling, window)
-        if t > FEW:
-            return self._row_by_row(query, scaling, window)
-        kv, edge = self.new[0].shape[1], cache.edge
-        # Query heads that share a key head are rows of one matrix product: (kv heads, b, heads per key head * t, size).
-        query = (query * scaling).reshape(b, kv, heads // kv * t, size).transpose(0, 1).contiguous()
-        scores = query.new_empty(*query.shape[:3], cache.width)
-        for trunk, rows in cache.families:
-            trunk_scores = query[:, rows].flatten(1, 2) @ trunk.keys[number].mT
-            scores[:, rows, :, : len(trunk.tokens)] = trunk_scores.unflatten(1, (-1, query.shape[2]))
-        for group in cache.groups:
-            branch_scores = group.scores(query[:, group.rows].transpose(0, 1), group.store.layers[number][0])
-            scores[:, group.rows, :, edge : edge + group.limit] = branch_scores.transpose(0, 1)
-        scores.unflatten(2, (-1, t)).masked_fill_(cache.hidden(window), -torch.inf)
-        weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-        found = torch.zeros_like(query)
-        for trunk, rows in cache.families:
-            trunk_found = weights[:, rows, :, : len(trunk.tokens)].flatten(1, 2) @ trunk.values[number]
-            found[:, rows] = trunk_found.unflatten(1, (-1, query.shape[2]))
-        for group in cache.groups:
-            mine = weights[:, group.rows, :, edge : edge + group.limit].transpose(0, 1)
-            found[:, group.rows] += group.mix(mine, group.store.layers[number][1]).transpose(0, 1)
-        return found.transpose(0, 1).reshape(b, heads, t, size)
-
-    def _row_by_row(self, query: torch.Tensor, scaling: float, window: int | None) -> torch.Tensor:
-        """For many new tokens a row: each row by itself, over its trunk and branch side by side."""
-        found, number = torch.empty_like(query), self.number
-        query = query * scaling
-        for row, (branch, new) in enumerate(self.cache.rows):
-            seen, end = branch.visible, branch.length + new
-            keys, values = (x[branch.slot, :, :end] for x in branch.store.layers[number])
-            mine = query[row, :, :new].reshape(len(keys), -1, query.shape[3])
-            scores = mine.new_empty(*mine.shape[:2], seen + end)
-            torch.matmul(mine, keys.mT, out=scores[..., seen:])
-            if seen:
-                torch.matmul(mine, branch.trunk.keys[number][:, :seen].mT, out=scores[..., :seen])
-            self.cache.mask(scores.unflatten(1, (-1, new)), window)
-            weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-            mixed = weights[..., seen:] @ values
-            if seen:
-                mixed += weights[..., :seen] @ branch.trunk.values[number][:, :seen]
-            found[row, :, :new] = mixed.reshape(-1, new, query.shape[3])
+        """Attention of queries (heads, tokens, size), each to what its row holds; (heads, tokens, size)."""
+        query, found, cache = query * scaling, torch.empty_like(query), self.cache
+        for trunk, place in cache.trunks:
+            keys, values = trunk.keys[self.number], trunk.values[self.number]
+            found[:, place] = self._one_row(query[:, place], [(keys, values)], window)
+        for branch, place in cache.long:
+            end = branch.length + place.stop - place.start
+            parts = [tuple(x[branch.slot, :, :end] for x in branch.store.layers[self.number])]
+            if branch.visible:
+                trunk = branch.trunk.keys[self.number], branch.trunk.values[self.number]
+                parts.insert(0, tuple(x[:, : branch.visible] for x in trunk))
+            found[:, place] = self._one_row(query[:, place], parts, window)
+        if cache.groups:
+            found[:, cache.short] = self._short_rows(query[:, cache.short], window)
         return found
 
-    def _causal(self, query: torch.Tensor, scaling: float, window: int | None) -> torch.Tensor:
-        """Within trunks that are being read: everything they see is in this pass."""
-        keys, values = self.new
-        grouped = keys.shape[1] != query.shape[1]
-        if window is None:
-            return scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scaling, enable_gqa=grouped)
-        at = torch.arange(query.shape[2], device=query.device)
-        near = (at[:, None] >= at) & (at[:, None] - at < window)
-        return scaled_dot_product_attention(query, keys, values, near, scale=scaling, enable_gqa=grouped)
+    def _one_row(self, query: torch.Tensor, parts: list[tuple], window: int | None) -> torch.Tensor:
+        """The last tokens of one row, (heads, new, size), over keys and values that lie side by side."""
+        heads, new, size = query.shape
+        lengths = [keys.shape[1] for keys, _ in parts]
+        # Query heads that share a key head are rows of one matrix product.
+        mine = query.reshape(len(parts[0][0]), -1, size)
+        scores = torch.cat([mine @ keys.mT for keys, _ in parts], -1).view(heads, new, -1)
+        total = scores.shape[-1]
+        # Only among the new tokens does one come after another.
+        later = torch.ones(new, new, dtype=torch.bool, device=query.device).triu_(1)
+        scores[..., total - new :].masked_fill_(later, -torch.inf)
+        if window is not None and total > window:
+            at = torch.arange(total, device=query.device)
+            scores.masked_fill_(at[-new:, None] - at >= window, -torch.inf)
+        weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype).view(*mine.shape[:2], total)
+        mixed = sum(part @ values for part, (_, values) in zip(weights.split(lengths, -1), parts))
+        return mixed.view(heads, new, size)
+
+    def _short_rows(self, query: torch.Tensor, window: int | None) -> torch.Tensor:
+        """All short rows: a product for every trunk, one for every store of branches, one softmax."""
+        cache, number, kv = self.cache, self.number, len(self.new[0])
+        heads, tokens, size = query.shape
+        query = query.view(kv, -1, tokens, size).transpose(1, 2).contiguous()  # (kv heads, tokens, m, size)
+        scores = query.new_empty(*query.shape[:3], cache.width)
+        for trunk, place in cache.families:
+            of_trunk = query[:, place].flatten(1, 2) @ trunk.keys[number].mT
+            scores[:, place, :, : len(trunk.tokens)] = of_trunk.unflatten(1, (-1, query.shape[2]))
+        for group in cache.groups:
+            of_branches = group.scores(query[:, group.tokens].transpose(0, 1), group.store.layers[number][0])
+            scores[:, group.tokens, :, cache.edge : cache.edge + group.limit] = of_branches.transpose(0, 1)
+        weights = scores.masked_fill_(cache.hidden(window), -torch.inf).softmax(-1, dtype=torch.float32).to(query.dtype)
+        found = torch.zeros_like(query)
+        for trunk, place in cache.families:
+            of_trunk = weights[:, place, :, : len(trunk.tokens)].flatten(1, 2) @ trunk.values[number]
+            found[:, place] = of_trunk.unflatten(1, (-1, query.shape[2]))
+        for group in cache.groups:
+            mine = weights[:, group.tokens, :, cache.edge : cache.edge + group.limit].transpose(0, 1)
+            found[:, group.tokens] += group.mix(mine, group.store.layers[number][1]).transpose(0, 1)
+        return found.transpose(1, 2).reshape(heads, tokens, size)
 
     def get_mask_sizes(self, query_length):
-        return self.cache.width, 0
+        return query_length, 0
 
     def get_seq_length(self):
-        return self.cache.width
+        return 0
 
     def get_max_length(self):
         return -1
 
 
 class BranchedCache(Cache):
-    """A transformers cache of trunks and branches. `Forest` says before each pass what its rows are."""
+    """A transformers cache of trunks and branches. `Forest` says before each pass where its tokens belong.
+
+    A pass has one row for transformers: the tokens of all trunks or branches, one after the other, without padding.
+    """
 
     def __init__(self, layers: int):
         super().__init__(layers=[_Layer(self, number) for number in range(layers)])
-        self.reading: list[tuple[Trunk, int]] = []
-        self.groups: list[_Group] = []
-        self.families: list[tuple[Trunk, slice]] = []
-        self.width = 0
 
     def aim_at_trunks(self, trunks: list[Trunk]):
-        """The pass reads these trunks, one a row."""
-        self.reading = [(trunk, row) for row, trunk in enumerate(trunks)]
-        self.groups, self.families, self.width = [], [], 0
+        """The pass reads these trunks."""
+        ends = list(itertools.accumulate(len(trunk.tokens) for trunk in trunks))
+        self.trunks = [(trunk, slice(end - len(trunk.tokens), end)) for trunk, end in zip(trunks, ends)]
+        self.long, self.groups, self.writes = [], [], []
 
     def aim_at_branches(self, branches: list[Branch], lengths: list[int], device: torch.device):
         """The pass adds `lengths[i]` tokens to `branches[i]`; those on one trunk are neighbours."""
-        self.reading, self.groups, self.families, self._hidden = [], [], [], {}
-        self.rows = list(zip(branches, lengths))
-        by_store: dict[_Store, list[int]] = {}
-        for row, branch in enumerate(branches):
-            by_store.setdefault(branch.store, []).append(row)
-        self.groups = [self._group(store, rows, device) for store, rows in by_store.items()]
-        for trunk, family in itertools.groupby(range(len(branches)), lambda row: branches[row].trunk):
+        ends = list(itertools.accumulate(lengths))
+        places = [slice(end - length, end) for end, length in zip(ends, lengths)]
+        self.trunks = []
+        self.long = [(b, place) for b, place, length in zip(branches, places, lengths) if length > FEW]
+        short = [(b, place, length) for b, place, length in zip(branches, places, lengths) if length <= FEW]
+
+        def numbers(values) -> torch.Tensor:
+            return torch.tensor(list(values), device=device)
+
+        by_store: dict[_Store, list[tuple[Branch, slice, int]]] = {}
+        for branch, place, length in zip(branches, places, lengths):
+            by_store.setdefault(branch.store, []).append((branch, place, length))
+        self.writes = [
+            (
+                store,
+                numbers(i for _, place, _ in rows for i in range(place.start, place.stop)),
+                numbers(b.slot for b, _, length in rows for _ in range(length)),
+                numbers(b.length + j for b, _, length in rows for j in range(length)),
+            )
+            for store, rows in by_store.items()
+        ]
+        # From here on tokens are counted among those of short rows.
+        self.short = numbers(i for _, place, _ in short for i in range(place.start, place.stop))
+        self.families, self.groups, self._hidden = [], [], {}
+        starts = list(itertools.accumulate((length for *_, length in short), initial=0))
+        for trunk, family in itertools.groupby(range(len(short)), lambda row: short[row][0].trunk):
             family = list(family)
             if trunk:
-                self.families.append((trunk, slice(family[0], family[-1] + 1)))
+                self.families.append((trunk, slice(starts[family[0]], starts[family[-1] + 1])))
+        of_store: dict[_Store, list[int]] = {}
+        for row, (branch, *_) in enumerate(short):
+            of_store.setdefault(branch.store, []).append(row)
+        for store, rows in of_store.items():
+            t = max(short[row][2] for row in rows)
+            tokens = numbers(starts[row] + j for row in rows for j in range(short[row][2]))
+            spots = numbers(short[row][0].slot * t + j for row in rows for j in range(short[row][2]))
+            limit = max(short[row][0].length + short[row][2] for row in rows)
+            self.groups.append(_Group(store, tokens, spots, t, limit))
+        if not short:
+            return
         self.edge = max((len(trunk.tokens) for trunk, _ in self.families), default=0)
         self.width = self.edge + max(group.limit for group in self.groups)
-        # Where every key and every query of a row stands in its conversation; keys beyond the trunk's visible
-        # part stand behind every query.
-        visible = torch.tensor([branch.visible for branch in branches], device=device)[:, None]
-        held = torch.tensor([branch.length for branch in branches], device=device)[:, None]
+        # Where every query and every key of its row stand in the conversation; a key behind the visible part of
+        # the trunk stands behind every query.
+        visible = numbers(b.visible for b, _, length in short for _ in range(length))[:, None]
         at = torch.arange(self.width, device=device)
-        beyond = torch.iinfo(torch.int64).max
-        self.key_at = torch.where(at < visible, at, torch.where(at < self.edge, beyond, at - self.edge + visible))
-        self.query_at = visible + held + torch.arange(max(lengths), device=device)
-
-    @staticmethod
-    def mask(scores: torch.Tensor, window: int | None):
-        """Hide from the last tokens of a row, scores (..., new, all), what comes after them or is too long ago."""
-        new, total = scores.shape[-2:]
-        # Only among the new tokens does one come after another.
-        later = torch.ones(new, new, dtype=torch.bool, device=scores.device).triu_(1)
-        scores[..., total - new :].masked_fill_(later, -torch.inf)
-        if window is not None and total > window:
-            at = torch.arange(total, device=scores.device)
-            scores.masked_fill_(at[-new:, None] - at >= window, -torch.inf)
-
-    def _group(self, store: _Store, rows: list[int], device: torch.device) -> _Group:
-        tokens = [(row, j) for row in rows for j in range(self.rows[row][1])]
-        places = [(self.rows[row][0].slot, self.rows[row][0].length + j) for row, j in tokens]
-        limit = 1 + max(place for _, place in places)
-        slots = torch.tensor([self.rows[row][0].slot for row in rows], device=device)
-        return _Group(
-            store, torch.tensor(rows, device=device), slots, limit,
-            tuple(torch.tensor(tokens, device=device).T), tuple(torch.tensor(places, device=device).T),
-        )  # fmt: skip
+        behind = torch.iinfo(torch.int64).max
+        self.key_at = torch.where(at < visible, at, torch.where(at < self.edge, behind, at - self.edge + visible))
+        self.query_at = numbers(b.visible + b.length + j for b, _, length in short for j in range(length))[:, None]
 
     def hidden(self, window: int | None) -> torch.Tensor:
-        """Which keys a query must not see, (b, 1, t, width): later ones, and those outside a sliding window."""
+        """Which keys a token of a short row must not see, (tokens, 1, width): later ones, and too early ones."""
         if window not in self._hidden:
-            distance = self.query_at[:, :, None] - self.key_at[:, None]
-            # A padding query sees the last real one's keys and more, never nothing: no NaN arises.
+            distance = self.query_at - self.key_at
             hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
             self._hidden[window] = hidden[:, None]
         return self._hidden[window]
@@ -271,7 +286,7 @@ def attend(module, query, key, value, attention_mask, scaling=None, sliding_wind
     if softcap is not None:
         raise NotImplementedError("rollouts do not know attention with capped scores (Gemma 2); take another model")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return key.attend(query, scaling, sliding_window).transpose(1, 2).contiguous(), None
+    return key.attend(query[0], scaling, sliding_window).transpose(0, 1)[None].contiguous(), None
 
 
 AttentionInterface.register("branches", attend)
@@ -284,7 +299,7 @@ class Forest:
     """
 
     def __init__(self, causal):
-        self.causal, self.backbone, self.head = causal, causal.base_model, causal.get_output_embeddings()
+        self.causal = causal
         self.device = causal.get_input_embeddings().weight.device
         self.cache = BranchedCache(causal.config.get_text_config().num_hidden_layers)
         self.stores: dict[int, _Store] = {}
@@ -300,27 +315,26 @@ class Forest:
 
     def read_trunks(self, trunks: list[Trunk]):
         """Read whole trunks, in one pass."""
-        ids, _ = self._lay_out([trunk.tokens for trunk in trunks])
         self.cache.aim_at_trunks(trunks)
-        self._forward(ids, torch.arange(ids.shape[1], device=self.device).expand_as(ids))
+        self._forward([trunk.tokens for trunk in trunks], [0] * len(trunks), [0])
 
     def read(self, branches: list[Branch], tokens: list[list[int]], wanted: list[int]) -> torch.Tensor:
         """Put `tokens[i]` after what `branches[i]` holds; logits after each of the last `wanted[i]` of them.
 
-        Returns (sum of `wanted`, vocab), row after row.
+        Returns (sum of `wanted`, vocab), branch after branch.
         """
         for branch, new in zip(branches, tokens):
             self._make_room(branch, branch.length + len(new))
         order = sorted(range(len(branches)), key=lambda i: id(branches[i].trunk))
-        ids, lengths = self._lay_out([tokens[i] for i in order])
-        self.cache.aim_at_branches([branches[i] for i in order], lengths, self.device)
-        hidden = self._forward(ids, self.cache.query_at)
-        place = {i: row for row, i in enumerate(order)}
-        chosen = [(place[i], j) for i, new in enumerate(tokens) for j in range(len(new) - wanted[i], len(new))]
-        rows, positions = torch.tensor(chosen, device=self.device).T
+        in_order = [branches[i] for i in order]
+        self.cache.aim_at_branches(in_order, [len(tokens[i]) for i in order], self.device)
+        ends = dict(zip(order, itertools.accumulate(len(tokens[i]) for i in order)))
+        last = [place for i, count in enumerate(wanted) for place in range(ends[i] - count, ends[i])]
+        starts = [branch.visible + branch.length for branch in in_order]
+        logits = self._forward([tokens[i] for i in order], starts, last)
         for branch, new in zip(branches, tokens):
             branch.length += len(new)
-        return self.head(hidden[rows, positions]).float()
+        return logits
 
     def fork(self, branch: Branch, length: int) -> Branch:
         """A second branch with the first `length` tokens of one."""
@@ -350,16 +364,20 @@ class Forest:
         else:
             store.add(branch, 0, None, -1)
 
-    def _lay_out(self, tokens: list[list[int]]) -> tuple[torch.Tensor, list[int]]:
-        """Token ids padded on the right, (b, t), and how many of each row are real."""
-        lengths = [len(row) for row in tokens]
-        width = max(lengths)
-        self.tokens_read += sum(lengths)
-        return torch.tensor([row + [0] * (width - len(row)) for row in tokens], device=self.device), lengths
+    def _forward(self, tokens: list[list[int]], starts: list[int], wanted: list[int]) -> torch.Tensor:
+        """Logits after the tokens at places `wanted`, (wanted, vocab), of lists of tokens one after the other.
 
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        # Who sees what is the cache's business; a mask of four dimensions keeps transformers from making its own.
-        unused = torch.zeros(len(ids), 1, 1, 1, device=self.device)
-        return self.backbone(
-            input_ids=ids, attention_mask=unused, position_ids=positions, past_key_values=self.cache, use_cache=True
-        ).last_hidden_state
+        The first token of list i stands at position `starts[i]` of its conversation.
+        """
+        ids = list(itertools.chain(*tokens))
+        positions = [start + j for new, start in zip(tokens, starts) for j in range(len(new))]
+        self.tokens_read += len(ids)
+        return self.causal(
+            input_ids=torch.tensor([ids], device=self.device),
+            position_ids=torch.tensor([positions], device=self.device),
+            # Who sees what is the cache's business; a mask of four dimensions keeps transformers from making its own.
+            attention_mask=torch.zeros(1, 1, 1, 1, device=self.device),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=torch.tensor(wanted, device=self.device),
+        ).logits[0].float()

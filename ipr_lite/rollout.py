@@ -8,9 +8,7 @@ An episode is an environment and the messages so far. Five things make a batch o
    is encoded once, as a trunk, and its keys and values are read once for all of them.
 3. Samples of one step are one row of the batch until they differ: what they have in common is
    computed once. Each still draws its own tokens, so nothing is sampled otherwise than alone.
-4. What agents write is often what others have written before. The next few tokens are guessed, and one
-   pass over the guess says for each whether it is the token that the sample draws there: what is not
-   is thrown away. So the samples are those of one pass a token, in fewer passes.
+4. Several tokens are read in one pass where they can be guessed (`guesses.py`).
 5. A finished episode leaves its row to a waiting one.
 
 Every row of the batch holds one history and has its own length; `pending` are its tokens that the
@@ -23,7 +21,7 @@ import hashlib
 import itertools
 import random
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -31,7 +29,11 @@ import torch
 from ipr_lite.branches import Branch, Forest, Trunk
 from ipr_lite.chat import Chat
 from ipr_lite.envs.base import TextEnv
+from ipr_lite.guesses import Guesses, agreed
 from ipr_lite.trajectory import Message, Task, Trajectory
+
+TOKENS_A_PASS = 2048
+"""About so many tokens are read in one pass: enough to keep a processor busy, few enough for its caches."""
 
 
 def stable_seed(*parts: object) -> int:
@@ -120,63 +122,6 @@ def _plant(rows: list[_Row]):
         row.branch, row.pending = Branch(trunk, seen), row.pending[seen:]
 
 
-def _alike(items: list, width: Callable, most_tokens: int = 8192) -> Iterator[list]:
-    """Items in chunks of similar width: less than half of a chunk is padding, and it has about `most_tokens`."""
-    items = sorted(items, key=width)
-    while items:
-        chunk = [items.pop()]
-        widest = width(chunk[0])
-        while items and 2 * width(items[-1]) > widest and (len(chunk) + 1) * widest <= most_tokens:
-            chunk.append(items.pop())
-        yield chunk
-
-
-def _agreed(guess: list[int], chosen: list[list[int]], samples: Iterable[int]) -> list[tuple[list[int], list[int]]]:
-    """The samples that wrote the same, and what: the guess as far as each drew it, and the first other token.
-
-    chosen: the token that each sample draws after 0, 1, ... guessed tokens.
-    """
-    found, following = [], list(samples)
-    for place, tokens in enumerate(chosen):
-        by_token: dict[int, list[int]] = {}
-        for sample in following:
-            by_token.setdefault(tokens[sample], []).append(sample)
-        following = by_token.pop(guess[place], []) if place < len(guess) else []
-        found += [(group, guess[:place] + [token]) for token, group in by_token.items()]
-    return found
-
-
-class _Guesses:
-    """What came after the last few tokens when they were last seen, in any conversation.
-
-    Eight equal tokens are asked first, then four, then two. Keys are hashes: a collision costs a wrong guess.
-    """
-
-    ORDERS = (8, 4, 2)
-
-    def __init__(self):
-        self.next: dict[int, int] = {}
-
-    def learn(self, tokens: list[int], new: int):
-        """Remember the last `new` of these tokens, each with what stands before it."""
-        for place in range(len(tokens) - new, len(tokens)):
-            for order in self.ORDERS:
-                if place >= order:
-                    self.next[hash(tuple(tokens[place - order : place]))] = tokens[place]
-
-    def after(self, tokens: list[int], most: int, end: int) -> list[int]:
-        """Up to `most` tokens that may follow, up to where `end` may."""
-        context, found = tokens[-max(self.ORDERS) :], []
-        while len(found) < most:
-            tries = (self.next.get(hash(tuple(context[-order:]))) for order in self.ORDERS)
-            token = next((token for token in tries if token is not None), end)
-            if token == end:
-                break
-            found.append(token)
-            context.append(token)
-        return found
-
-
 class Rollouts:
     """Plays episodes with one policy.
 
@@ -221,7 +166,7 @@ class Rollouts:
         self.model.eval()
         self.finished: list[Trajectory | None] = [None] * len(episodes)
         self.rows: list[_Row] = []
-        self.guesses = _Guesses()
+        self.guesses = Guesses()
         waiting = self._waiting(episodes)
         causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         with Forest(causal) as self.forest:
@@ -278,22 +223,17 @@ class Rollouts:
             self._saw(row, row.pending)
         for trunk in trunks:
             self.guesses.learn(trunk.tokens, len(trunk.tokens))
-        for chunk in _alike(list(trunks), lambda trunk: len(trunk.tokens)):
-            self.forest.read_trunks(chunk)
+        for trunk in trunks:
+            self.forest.read_trunks([trunk])
 
     def _advance(self):
-        """One forward pass: over the new observations when enough have come together, else one
-        token for every row that is writing."""
-        rows = self.rows
-        reading = [row for row in rows if len(row.pending) > 1]
-        if len(reading) == len(rows) or len(reading) >= max(1, len(rows) // 4):
-            for chunk in _alike(reading, lambda row: len(row.pending)):
-                self._extend(chunk)
-        else:
-            self._extend([row for row in rows if len(row.pending) == 1])
+        """One pass: the next token of every row that is writing, and observations as far as there is room.
 
-    def _extend(self, rows: list[_Row]):
-        """Read what is pending, and guesses after it; rows that end their turn act in their world."""
+        Then all choose their next tokens; a row that ends its turn acts in its world.
+        """
+        rows = sorted(self.rows, key=lambda row: len(row.pending))
+        ends = itertools.accumulate(len(row.pending) for row in rows)
+        rows = [row for row, end in zip(rows, ends) if end <= max(TOKENS_A_PASS, len(rows[0].pending))]
         # The fewer rows, the less a guessed token costs beside the pass itself.
         most = min(16, max(3, 256 // len(rows))) if self.guess else 0
         guesses = [
@@ -305,7 +245,7 @@ class Rollouts:
         written = []
         for row, guess, chosen in zip(rows, guesses, self._choose(rows, guesses, logits)):
             held = row.branch.length - len(guess)
-            (first, message), *others = _agreed(guess, chosen, range(len(row.samples)))
+            (first, message), *others = agreed(guess, chosen, range(len(row.samples)))
             samples = row.samples
             for group, text in others:
                 written.append((self._split(row, [samples[i] for i in group], held + len(text) - 1), text))
@@ -349,7 +289,7 @@ class Rollouts:
         return twin
 
     def _saw(self, row: _Row, tokens: list[int]):
-        row.seen = row.seen[-max(_Guesses.ORDERS) :] + tokens
+        row.seen = row.seen[-max(Guesses.ORDERS) :] + tokens
         if self.guess:
             self.guesses.learn(row.seen, len(tokens))
 

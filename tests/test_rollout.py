@@ -1,13 +1,16 @@
 """Batched rollouts: the same tokens as one-at-a-time `generate`, the right distribution."""
 
 import random
+from collections import Counter
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from ipr_lite.branches import Branch, _Store
 from ipr_lite.chat import Chat
 from ipr_lite.envs.base import TextEnv
+from ipr_lite.guesses import Guesses, agreed
 from ipr_lite.pretrain import train_tokenizer
 from ipr_lite.rollout import Episode, Rollouts, stable_seed
 from ipr_lite.trajectory import Task
@@ -116,15 +119,123 @@ def one_at_a_time(model, chat, episode, max_new_tokens=12):
         messages.append({"role": "user", "content": observation})
 
 
+def histories(model, chat, count):
+    """Episodes that begin in the middle of conversations: every prefix of some played ones, twice each."""
+    made = []
+    for trajectory, start in zip(player(model, chat).play(episodes(count)), episodes(count)):
+        env = start.env
+        for step in range((len(trajectory.messages) - 1) // 2):
+            history = trajectory.messages[: 2 + 2 * step]
+            seeds = [stable_seed(1, trajectory.id, step, sample) for sample in range(2)]
+            made += [Episode(env.clone(), trajectory.task, history, seed) for seed in seeds]
+            env.step(trajectory.messages[2 + 2 * step]["content"])
+    return made
+
+
 def test_greedy_batches_equal_generate_token_for_token(model, chat):
-    batched = player(model, chat).play(episodes(17))
-    turns = set()
-    for trajectory, episode in zip(batched, episodes(17)):
-        messages, reward = one_at_a_time(model, chat, episode)
-        assert trajectory.messages == messages
-        assert trajectory.reward == reward
-        turns |= set(trajectory.actions)
-    assert len(turns) > 10, "the model says the same everywhere: the comparison is empty"
+    for make in (lambda: episodes(17), lambda: histories(model, chat, 6)):
+        turns = set()
+        for trajectory, episode in zip(player(model, chat).play(make()), make(), strict=True):
+            messages, reward = one_at_a_time(model, chat, episode)
+            assert trajectory.messages == messages
+            assert trajectory.reward == reward
+            turns |= set(trajectory.actions)
+        assert len(turns) > 10, "the model says the same everywhere: the comparison is empty"
+
+
+FAMILIES = {
+    "qwen2": {},
+    "qwen3": {"head_dim": 16},
+    "mistral": {"sliding_window": 24},
+    "phi3": {"pad_token_id": 0},
+    "gemma3_text": {"sliding_window": 24, "head_dim": 16, "layer_types": ["sliding_attention", "full_attention"]},
+    "granite": {"logits_scaling": 0.2},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_family_of_models_equals_generate(family, chat):
+    """Grouped heads, normed queries, sliding windows, scaled logits: whatever a model's attention adds."""
+    torch.manual_seed(5)
+    config = AutoConfig.for_model(
+        family, vocab_size=len(chat.tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, initializer_range=0.3,
+        tie_word_embeddings=False, **FAMILIES[family],
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    played = player(model, chat).play(episodes(7))
+    for trajectory, episode in zip(played, episodes(7), strict=True):
+        assert trajectory.messages == one_at_a_time(model, chat, episode)[0]
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_model_that_caps_its_scores_is_refused(chat):
+    config = AutoConfig.for_model(
+        "gemma2", vocab_size=len(chat.tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+    )  # fmt: skip
+    with pytest.raises(NotImplementedError, match="capped scores"):
+        player(AutoModelForCausalLM.from_config(config), chat).play(episodes(2))
+
+
+@pytest.mark.parametrize("off", [{"share": False}, {"guess": False}, {"share": False, "guess": False}], ids=str)
+def test_what_saves_time_changes_no_sample(model, chat, off):
+    made = [lambda: episodes(6, samples=5), lambda: histories(model, chat, 8)]
+    for make in made:
+        fast, plain = player(model, chat, temperature=1.0), player(model, chat, temperature=1.0, **off)
+        one, other = fast.play(make()), plain.play(make())
+        assert [t.messages for t in one] == [t.messages for t in other]
+        assert [t.reward for t in one] == [t.reward for t in other]
+        assert fast.tokens_written == plain.tokens_written
+        if "share" in off:
+            assert fast.tokens_read < plain.tokens_read
+
+
+def test_guesses_that_come_true_save_passes(model, chat):
+    """A model that has been here before: played again, its messages are guessed."""
+    first = player(model, chat)
+    first.play(episodes(5))
+    passes = []
+    for guess in (True, False):
+        again, count = player(model, chat, guess=guess), 0
+        advance = again._advance
+
+        def counted():
+            nonlocal count
+            count += 1
+            advance()
+
+        again._advance = counted
+        twice = episodes(5) + [e for e in episodes(5) for _ in range(1)]
+        again.batch_size = 1
+        assert [t.messages for t in again.play(twice)] == 2 * [t.messages for t in first.finished]
+        passes.append(count)
+    assert passes[0] < 0.75 * passes[1]
+
+
+def test_a_guess_is_kept_as_far_as_each_sample_draws_it():
+    chosen = [[7, 7, 7, 5], [8, 8, 2, 9], [4, 3, 0, 0]]
+    found = agreed([7, 8], chosen, range(4))
+    assert found == [([3], [5]), ([2], [7, 2]), ([0], [7, 8, 4]), ([1], [7, 8, 3])]
+    assert agreed([], [[6, 6]], range(2)) == [([0, 1], [6])]
+
+
+def test_guesses_remember_the_longest_context_and_stop_before_the_end():
+    guesses = Guesses()
+    guesses.learn([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 10)
+    guesses.learn([0, 0, 7, 8, 11], 5)
+    assert guesses.after([20, 7, 8], 5, end=99) == [11]
+    assert guesses.after([2, 3, 4, 5, 6, 7, 8], 5, end=99) == [9, 10]  # four equal tokens weigh more than two
+    guesses.learn([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 2)
+    assert guesses.after([1, 2, 3, 4, 5, 6, 7, 8], 5, end=99) == [9, 10]
+    assert guesses.after([1, 2, 3, 4, 5, 6, 7, 8], 5, end=10) == [9]
+    assert guesses.after([20, 21], 5, end=99) == []
+
+
+def test_a_sample_can_be_replayed_alone(model, chat):
+    together = player(model, chat, temperature=1.0).play(episodes(4, samples=6))
+    alone = player(model, chat, temperature=1.0).play([episodes(4, samples=6)[13]])
+    assert alone[0].messages == together[13].messages
 
 
 def test_the_batch_size_does_not_change_what_is_sampled(model, chat):
@@ -137,29 +248,38 @@ def test_the_batch_size_does_not_change_what_is_sampled(model, chat):
     assert len(actions) > 12, "samples of one task should differ"
 
 
-def test_sampling_has_the_models_distribution(model, chat):
-    n = 2000
+@pytest.mark.parametrize("temperature", [1.0, 0.4])
+@pytest.mark.parametrize("settings", [{}, {"guess": False}, {"share": False}], ids=str)
+def test_sampling_has_the_models_distribution(model, chat, settings, temperature):
+    """Frequencies of messages of two tokens (at 1, where few come twice, of first tokens) at one history against
+    the model's own probabilities."""
+    n = 4000
     start = episodes(1)[0]
     many = [Episode(start.env.clone(), start.task, start.messages, seed) for seed in range(n)]
-    played = player(model, chat, temperature=1.0, max_new_tokens=1, batch_size=200).play(many)
-    with torch.no_grad():
-        logits = model(torch.tensor([chat.prompt(start.messages)])).logits[0, -1]
-    expected = logits.double().softmax(-1) * n
-    counts = torch.zeros_like(expected)
-    for trajectory in played:
-        action = trajectory.actions[0]
-        ids = chat.content(action)
-        # A byte that is no character by itself cannot be told from its text: left out below.
-        counts[ids[0] if len(ids) == 1 else chat.end] += 1
-    clear = [
-        i
-        for i in range(len(expected))
-        if expected[i] > 8 and i != chat.end and chat.content(chat.text([i])) == [i]
-    ]
-    assert len(clear) > 10
-    chi_square = ((counts[clear] - expected[clear]) ** 2 / expected[clear]).sum().item()
-    # Mean len(clear), standard deviation sqrt(2 len(clear)): five of them above is an error.
-    assert chi_square < len(clear) + 5 * (2 * len(clear)) ** 0.5
+    length = 1 if temperature == 1 else 2
+    played = player(model, chat, temperature=temperature, max_new_tokens=length, batch_size=200, **settings).play(many)
+
+    def probabilities(ids):
+        with torch.no_grad():
+            return (model(torch.tensor([ids])).logits[0, -1].double() / temperature).softmax(-1)
+
+    expected, prompt = {}, chat.prompt(start.messages)
+    written = {(token,): p for token, p in enumerate(probabilities(prompt).tolist())}
+    if length == 2:
+        likely = [token for token, p in written.items() if n * p > 8 and token != (chat.end,)]
+        written = {
+            (*one, two): written[one] * p for one in likely for two, p in enumerate(probabilities([*prompt, *one]).tolist())
+        }
+    for ids, p in written.items():
+        text = chat.text([token for token in ids if token != chat.end])
+        # A byte that is no character by itself cannot be told from its text.
+        if n * p > 8 and chat.end not in ids and chat.content(text) == list(ids):
+            expected[text] = n * p
+    assert len(expected) > 20
+    counts = Counter(trajectory.actions[0] for trajectory in played)
+    chi_square = sum((counts[text] - count) ** 2 / count for text, count in expected.items())
+    # Mean len(expected), standard deviation sqrt(2 len(expected)): five of them above is an error.
+    assert chi_square < len(expected) + 5 * (2 * len(expected)) ** 0.5
 
 
 def test_a_world_that_raises_fails_alone(model, chat):
@@ -178,5 +298,24 @@ def test_what_does_not_fit_is_counted_and_scores_nothing(model, chat):
     assert any(not t.extra.get("overflow") for t in played)
 
 
-def test_no_episode_is_no_work(model, chat):
+def test_no_episode_and_one_episode(model, chat):
     assert player(model, chat).play([]) == []
+    one = player(model, chat).play(episodes(1))
+    assert len(one) == 1 and one[0].steps == 1 and one[0].extra["terminated"]
+
+
+def test_a_branch_that_holds_nothing_yet_may_take_over_a_slot():
+    store, held = _Store(8), torch.ones(1, 8, 4)
+    first, second, empty = Branch(), Branch(), Branch()
+    for branch in (first, second):
+        store.add(branch, 0, None, -1)
+        for tensor in store.layer(0, held, held):
+            tensor[branch.slot, :, :3] = 1 + branch.slot
+        branch.length = 3
+    while len(store.branches) < 16:
+        store.add(Branch(), 0, None, -1)
+    store.add(empty, 0, None, -1)  # the tensors have 16 slots, this is the 17th
+    store.remove(first)
+    assert empty.slot == 0 and store.branches[0] is empty
+    store.remove(empty)
+    assert [store.layer(0, held, held)[0][second.slot, 0, 0, 0], second.slot] == [2, 1]
