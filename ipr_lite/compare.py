@@ -12,13 +12,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ipr_lite import envs
 from ipr_lite.baselines import METHODS
 from ipr_lite.config import Config
 from ipr_lite.evaluation import by_part, summarize
 from ipr_lite.ipr import Run, Weights
 from ipr_lite.jsonl import write_whole
-from ipr_lite.trajectory import Trajectory, read_trajectories, write_trajectories
+from ipr_lite.trajectory import read_trajectories
 
 
 def compare(config: Config, seeds: list[int], folder: Path, quiet: bool = False) -> list[dict]:
@@ -61,9 +60,11 @@ def baseline_rows(run: Run, method: str, train: Callable[[Run], list[Weights]]) 
     if not path.exists():
         rounds = train(run)
         agents = {f"{method}-{n}" if len(rounds) > 1 else method: w for n, w in enumerate(rounds, start=1)}
-        dev = {a: summarize(played(run, a, w, "dev"), a, "dev")["reward"] for a, w in agents.items() if len(rounds) > 1}
+        dev = {}
+        if len(rounds) > 1:
+            dev = {a: summarize(run.evaluate(a, "dev", w), a, "dev")["reward"] for a, w in agents.items()}
         for agent, weights in agents.items():
-            played(run, agent, weights, "test")
+            run.evaluate(agent, "test", weights)
         choice = {"agent": max(dev, key=dev.get) if dev else method, "agents": list(agents), "dev": dev}
         write_whole(path, json.dumps(choice, indent=1) + "\n")
     choice = json.loads(path.read_text(encoding="utf-8"))
@@ -74,15 +75,6 @@ def baseline_rows(run: Run, method: str, train: Callable[[Run], list[Weights]]) 
         iteration = number if len(choice["agents"]) > 1 else 0
         rows += rows_of(run, episodes, method, iteration, agent == choice["agent"], spent)
     return rows
-
-
-def played(run: Run, agent: str, weights: Weights, split: str) -> list[Trajectory]:
-    """Greedy episodes on a split, from their file where they have been played."""
-    path = run.folder / "evaluations" / f"{agent}-{split}.jsonl"
-    if not path.exists():
-        tasks = envs.tasks(run.config.env, split, run.config.data)[: getattr(run.config, split)]
-        write_trajectories(path, run.play(tasks, weights, agent))
-    return read_trajectories(path)
 
 
 def rows_of(run: Run, played: list, method: str, iteration: int, selected: bool, stages: list[str]) -> list[dict]:

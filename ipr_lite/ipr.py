@@ -283,12 +283,14 @@ class Run:
             self.save(weights, folder)
         return self.load(folder)
 
-    def evaluate(self, agent: str, split: str) -> list[Trajectory]:
-        """Greedy episodes of an agent (`base`, `sft`, `ipr-K`, `expert`) on a split's tasks."""
+    def evaluate(self, agent: str, split: str, weights: Weights | None = None) -> list[Trajectory]:
+        """Greedy episodes of an agent (`base`, `sft`, `ipr-K`, `expert`, or one with these weights) on a split's tasks."""
         path = self.folder / "evaluations" / f"{agent}-{split}.jsonl"
         if not path.exists():
             tasks = envs.tasks(self.config.env, split, self.config.data)
-            write_trajectories(path, self.perform(agent, tasks[: getattr(self.config, split)]))
+            tasks = tasks[: getattr(self.config, split)]
+            played = self.play(tasks, weights, agent) if weights else self.perform(agent, tasks)
+            write_trajectories(path, played)
         return read_trajectories(path)
 
     def perform(self, agent: str, tasks: list[Task]) -> list[Trajectory]:
