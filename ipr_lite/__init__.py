@@ -1,0 +1,5 @@
+import logging
+
+# On some CPUs bitsandbytes, when imported, asks for the optional package `kernels`, which only makes 4-bit there faster;
+# the tiny scale decodes from a merged copy and does not need it.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -11,12 +11,12 @@ full precision; a role is switched by the adapter's name.
 from __future__ import annotations
 
 import json
-import logging
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -95,9 +95,6 @@ def load_base(model: str, precision: str = "nf4"):
     device, dtype, _ = pick_device()
     options = {"dtype": dtype, "attn_implementation": "sdpa", "trust_remote_code": False}
     if precision == "nf4":
-        # bitsandbytes asks once for the optional `kernels` package, which only makes 4-bit on CPUs
-        # faster; the tiny scale decodes from a merged copy and does not need it.
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="bitsandbytes")
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -111,6 +108,11 @@ def load_base(model: str, precision: str = "nf4"):
     base = AutoModelForCausalLM.from_pretrained(model, **options)
     if precision == "full":
         base = base.to(device)
+    for module in base.modules():
+        if isinstance(module, Linear4bit):
+            # On CPUs with AVX512-BF16, bitsandbytes repacks weights that are read without a gradient, computes in
+            # bfloat16 from then on and can no longer train; all machines shall compute the same.
+            module.support_avx512bf16_for_cpu = False
     base.config.use_cache = False
     return base.requires_grad_(False)
 

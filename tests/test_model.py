@@ -76,7 +76,8 @@ def test_a_saved_adapter_loads_in_plain_peft(policy, ids, tmp_path):
     plain = AutoModelForCausalLM.from_pretrained(
         TINY_BASE, dtype=torch.float32, quantization_config=quantization
     )
-    loaded = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
+    # Not `eval`, for which bitsandbytes computes in bfloat16 on some processors; there is no dropout.
+    loaded = PeftModel.from_pretrained(plain, tmp_path / "adapter").train()
     assert torch.allclose(logprobs(policy, ids), logprobs(loaded, ids), atol=1e-5)
     assert load_adapter_weights(tmp_path / "adapter").keys() == weights.keys()
 
@@ -88,6 +89,19 @@ def test_nf4_is_four_bits():
     layers = [m for m in base.modules() if isinstance(m, Linear4bit)]
     assert len(layers) == 7 * base.config.num_hidden_layers
     assert all(layer.weight.quant_type == "nf4" for layer in layers)
+
+
+def test_nf4_trains_after_it_was_read_on_every_processor(ids, monkeypatch):
+    """bitsandbytes would repack the weights for processors with AVX512-BF16, and compute in bfloat16 from then on."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    policy = add_adapters(load_base(str(TINY_BASE), "nf4"), scale("tiny"), 0)
+    in_training = policy.train()(input_ids=ids).logits
+    read = policy.eval()(input_ids=ids).logits
+    with torch.no_grad():
+        again = policy(input_ids=ids).logits
+    torch.testing.assert_close(read, in_training)
+    torch.testing.assert_close(again, in_training)
+    policy.train()(input_ids=ids, labels=ids).loss.backward()
 
 
 @pytest.mark.parametrize("precision, model, error", [
