@@ -50,24 +50,24 @@ class _Store:
         self.branches: list[Branch] = []
         self.layers: list[list[torch.Tensor]] = []
 
-    def add(self, branch: Branch, length: int, source: "_Store | None", slot: int):
-        """Give a branch the next slot, with the first `length` tokens of a slot of `source`."""
+    def add(self, branch: Branch, source: "_Store | None" = None, slot: int = -1):
+        """Give a branch the next slot, with the tokens that it holds in a slot of `source`."""
         branch.store, branch.slot = self, len(self.branches)
         self.branches.append(branch)
-        for number, layer in enumerate(source.layers if source and length else []):
+        for number, layer in enumerate(source.layers if source and branch.length else []):
             for mine, theirs in zip(self.layer(number, *layer), layer):
-                mine[branch.slot, :, :length] = theirs[slot, :, :length]
+                mine[branch.slot, :, : branch.length] = theirs[slot, :, : branch.length]
 
-    def remove(self, branch: Branch):
-        """The last branch takes over the slot that gets free, so that those in use stay together."""
-        mover = self.branches.pop()
-        if mover is not branch:
-            # A branch that holds nothing yet may have a slot that the tensors do not have yet.
-            for tensor in itertools.chain(*self.layers) if mover.length else ():
-                tensor[branch.slot, :, : mover.length] = tensor[mover.slot, :, : mover.length]
-            self.branches[branch.slot] = mover
-            mover.slot = branch.slot
-        branch.store = None
+    def free(self, slot: int):
+        """The last branch takes over a slot that gets free, so that those in use stay together."""
+        mover, last = self.branches.pop(), len(self.branches)
+        if slot == last:
+            return
+        # A branch that holds nothing yet may have a slot that the tensors do not have yet.
+        for tensor in itertools.chain(*self.layers) if mover.length else ():
+            tensor[slot, :, : mover.length] = tensor[last, :, : mover.length]
+        self.branches[slot] = mover
+        mover.slot = slot
 
     def layer(self, number: int, keys: torch.Tensor, values: torch.Tensor) -> list[torch.Tensor]:
         """Keys and values of a layer with a slot for every branch; heads and sizes are those of these."""
@@ -130,9 +130,9 @@ class _Layer(CacheLayerMixin):
     def update(self, key_states, value_states, *args, **kwargs):
         """Store new keys and values, (1, kv heads, tokens, size); `attend` is handed the layer itself for both."""
         self.new = key_states[0], value_states[0]
-        for trunk, place in self.cache.trunks:
-            for mine, new in zip((trunk.keys, trunk.values), self.new):
-                mine.append(new[:, place].clone())
+        if self.cache.trunk:
+            self.cache.trunk.keys.append(self.new[0].clone())
+            self.cache.trunk.values.append(self.new[1].clone())
         for store, tokens, slots, positions in self.cache.writes:
             for mine, new in zip(store.layer(self.number, *self.new), self.new):
                 mine[slots, :, positions] = new[:, tokens].transpose(0, 1)
@@ -140,10 +140,12 @@ class _Layer(CacheLayerMixin):
 
     def attend(self, query: torch.Tensor, scaling: float, window: int | None) -> torch.Tensor:
         """Attention of queries (heads, tokens, size), each to what its row holds; (heads, tokens, size)."""
-        query, found, cache = query * scaling, torch.empty_like(query), self.cache
-        for trunk, place in cache.trunks:
-            keys, values = trunk.keys[self.number], trunk.values[self.number]
-            found[:, place] = self._one_row(query[:, place], [(keys, values)], window)
+        query, cache = query * scaling, self.cache
+        if cache.trunk:
+            return self._one_row(query, [self.new], window)
+        found = torch.empty_like(query)
+        if cache.groups:
+            found[:, : cache.short] = self._short_rows(query[:, : cache.short], window)
         for branch, place in cache.long:
             end = branch.length + place.stop - place.start
             parts = [tuple(x[branch.slot, :, :end] for x in branch.store.layers[self.number])]
@@ -151,8 +153,6 @@ class _Layer(CacheLayerMixin):
                 trunk = branch.trunk.keys[self.number], branch.trunk.values[self.number]
                 parts.insert(0, tuple(x[:, : branch.visible] for x in trunk))
             found[:, place] = self._one_row(query[:, place], parts, window)
-        if cache.groups:
-            found[:, cache.short] = self._short_rows(query[:, cache.short], window)
         return found
 
     def _one_row(self, query: torch.Tensor, parts: list[tuple], window: int | None) -> torch.Tensor:
@@ -177,7 +177,7 @@ class _Layer(CacheLayerMixin):
         """All short rows: a product for every trunk, one for every store of branches, one softmax."""
         cache, number, kv = self.cache, self.number, len(self.new[0])
         heads, tokens, size = query.shape
-        query = query.view(kv, -1, tokens, size).transpose(1, 2).contiguous()  # (kv heads, tokens, m, size)
+        query = query.reshape(kv, -1, tokens, size).transpose(1, 2).contiguous()  # (kv heads, tokens, m, size)
         scores = query.new_empty(*query.shape[:3], cache.width)
         for trunk, place in cache.families:
             of_trunk = query[:, place].flatten(1, 2) @ trunk.keys[number].mT
@@ -208,69 +208,59 @@ class _Layer(CacheLayerMixin):
 class BranchedCache(Cache):
     """A transformers cache of trunks and branches. `Forest` says before each pass where its tokens belong.
 
-    A pass has one row for transformers: the tokens of all trunks or branches, one after the other, without padding.
+    A pass has one row for transformers: the tokens of a trunk, or of all branches, one after the other, without padding.
     """
 
     def __init__(self, layers: int):
         super().__init__(layers=[_Layer(self, number) for number in range(layers)])
 
-    def aim_at_trunks(self, trunks: list[Trunk]):
-        """The pass reads these trunks."""
-        ends = list(itertools.accumulate(len(trunk.tokens) for trunk in trunks))
-        self.trunks = [(trunk, slice(end - len(trunk.tokens), end)) for trunk, end in zip(trunks, ends)]
-        self.long, self.groups, self.writes = [], [], []
+    def aim_at_trunk(self, trunk: Trunk):
+        """The pass reads this trunk."""
+        self.trunk, self.writes = trunk, []
 
     def aim_at_branches(self, branches: list[Branch], lengths: list[int], device: torch.device):
-        """The pass adds `lengths[i]` tokens to `branches[i]`; those on one trunk are neighbours."""
+        """The pass adds `lengths[i]` tokens to `branches[i]`: short rows first, among them those of a trunk together."""
+        self.trunk, self._hidden = None, {}
         ends = list(itertools.accumulate(lengths))
-        places = [slice(end - length, end) for end, length in zip(ends, lengths)]
-        self.trunks = []
-        self.long = [(b, place) for b, place, length in zip(branches, places, lengths) if length > FEW]
-        short = [(b, place, length) for b, place, length in zip(branches, places, lengths) if length <= FEW]
+        rows = [(branch, slice(end - length, end)) for branch, end, length in zip(branches, ends, lengths)]
+        self.short = sum(length for length in lengths if length <= FEW)
+        short = [(branch, place) for branch, place in rows if place.stop <= self.short]
+        self.long = rows[len(short) :]
 
         def numbers(values) -> torch.Tensor:
             return torch.tensor(list(values), device=device)
 
-        by_store: dict[_Store, list[tuple[Branch, slice, int]]] = {}
-        for branch, place, length in zip(branches, places, lengths):
-            by_store.setdefault(branch.store, []).append((branch, place, length))
-        self.writes = [
-            (
-                store,
-                numbers(i for _, place, _ in rows for i in range(place.start, place.stop)),
-                numbers(b.slot for b, _, length in rows for _ in range(length)),
-                numbers(b.length + j for b, _, length in rows for j in range(length)),
-            )
-            for store, rows in by_store.items()
-        ]
-        # From here on tokens are counted among those of short rows.
-        self.short = numbers(i for _, place, _ in short for i in range(place.start, place.stop))
-        self.families, self.groups, self._hidden = [], [], {}
-        starts = list(itertools.accumulate((length for *_, length in short), initial=0))
-        for trunk, family in itertools.groupby(range(len(short)), lambda row: short[row][0].trunk):
-            family = list(family)
-            if trunk:
-                self.families.append((trunk, slice(starts[family[0]], starts[family[-1] + 1])))
-        of_store: dict[_Store, list[int]] = {}
-        for row, (branch, *_) in enumerate(short):
-            of_store.setdefault(branch.store, []).append(row)
-        for store, rows in of_store.items():
-            t = max(short[row][2] for row in rows)
-            tokens = numbers(starts[row] + j for row in rows for j in range(short[row][2]))
-            spots = numbers(short[row][0].slot * t + j for row in rows for j in range(short[row][2]))
-            limit = max(short[row][0].length + short[row][2] for row in rows)
-            self.groups.append(_Group(store, tokens, spots, t, limit))
+        def spread(rows: list[tuple[Branch, slice]]) -> list[tuple[Branch, int, int]]:
+            """Every new token: its branch, its place in the pass and its number among the row's."""
+            return [(b, i, i - place.start) for b, place in rows for i in range(place.start, place.stop)]
+
+        self.writes, self.groups = [], []
+        for store in dict.fromkeys(branch.store for branch in branches):
+            mine = spread([row for row in rows if row[0].store is store])
+            slots, positions = numbers(b.slot for b, *_ in mine), numbers(b.length + j for b, _, j in mine)
+            self.writes.append((store, numbers(i for _, i, _ in mine), slots, positions))
+            grouped = spread([row for row in short if row[0].store is store])
+            if grouped:
+                t, limit = 1 + max(j for *_, j in grouped), 1 + max(b.length + j for b, _, j in grouped)
+                spots = numbers(b.slot * t + j for b, _, j in grouped)
+                self.groups.append(_Group(store, numbers(i for _, i, _ in grouped), spots, t, limit))
         if not short:
             return
+        self.families = []
+        for trunk, family in itertools.groupby(short, lambda row: row[0].trunk):
+            places = [place for _, place in family]
+            if trunk:
+                self.families.append((trunk, slice(places[0].start, places[-1].stop)))
         self.edge = max((len(trunk.tokens) for trunk, _ in self.families), default=0)
         self.width = self.edge + max(group.limit for group in self.groups)
         # Where every query and every key of its row stand in the conversation; a key behind the visible part of
         # the trunk stands behind every query.
-        visible = numbers(b.visible for b, _, length in short for _ in range(length))[:, None]
+        tokens = spread(short)
+        visible = numbers(b.visible for b, *_ in tokens)[:, None]
         at = torch.arange(self.width, device=device)
         behind = torch.iinfo(torch.int64).max
         self.key_at = torch.where(at < visible, at, torch.where(at < self.edge, behind, at - self.edge + visible))
-        self.query_at = numbers(b.visible + b.length + j for b, _, length in short for j in range(length))[:, None]
+        self.query_at = numbers(b.visible + b.length + j for b, _, j in tokens)[:, None]
 
     def hidden(self, window: int | None) -> torch.Tensor:
         """Which keys a token of a short row must not see, (tokens, 1, width): later ones, and too early ones."""
@@ -313,10 +303,10 @@ class Forest:
     def __exit__(self, *error):
         self.causal.set_attn_implementation(self._before)
 
-    def read_trunks(self, trunks: list[Trunk]):
-        """Read whole trunks, in one pass."""
-        self.cache.aim_at_trunks(trunks)
-        self._forward([trunk.tokens for trunk in trunks], [0] * len(trunks), [0])
+    def read_trunk(self, trunk: Trunk):
+        """Read a whole trunk."""
+        self.cache.aim_at_trunk(trunk)
+        self._forward([trunk.tokens], [0], [0])
 
     def read(self, branches: list[Branch], tokens: list[list[int]], wanted: list[int]) -> torch.Tensor:
         """Put `tokens[i]` after what `branches[i]` holds; logits after each of the last `wanted[i]` of them.
@@ -325,7 +315,7 @@ class Forest:
         """
         for branch, new in zip(branches, tokens):
             self._make_room(branch, branch.length + len(new))
-        order = sorted(range(len(branches)), key=lambda i: id(branches[i].trunk))
+        order = sorted(range(len(branches)), key=lambda i: (len(tokens[i]) > FEW, id(branches[i].trunk)))
         in_order = [branches[i] for i in order]
         self.cache.aim_at_branches(in_order, [len(tokens[i]) for i in order], self.device)
         ends = dict(zip(order, itertools.accumulate(len(tokens[i]) for i in order)))
@@ -339,30 +329,23 @@ class Forest:
     def fork(self, branch: Branch, length: int) -> Branch:
         """A second branch with the first `length` tokens of one."""
         twin = Branch(branch.trunk, branch.visible, length)
-        branch.store.add(twin, length, branch.store, branch.slot)
+        branch.store.add(twin, branch.store, branch.slot)
         return twin
 
     def drop(self, branch: Branch):
         """Free a branch's place."""
-        if branch.store:
-            branch.store.remove(branch)
+        branch.store.free(branch.slot)
 
     def _make_room(self, branch: Branch, length: int):
-        if branch.store and length <= branch.store.capacity:
+        source, slot = branch.store, branch.slot
+        if source and length <= source.capacity:
             return
         capacity = SHORTEST
         while capacity < length:
             capacity *= 2
-        source, slot = branch.store, branch.slot
-        store = self.stores.setdefault(capacity, _Store(capacity))
+        self.stores.setdefault(capacity, _Store(capacity)).add(branch, source, slot)
         if source:
-            # The new place is filled before the old one is given away.
-            store.add(moved := Branch(length=branch.length), branch.length, source, slot)
-            source.remove(branch)
-            branch.store, branch.slot = store, moved.slot
-            store.branches[moved.slot] = branch
-        else:
-            store.add(branch, 0, None, -1)
+            source.free(slot)
 
     def _forward(self, tokens: list[list[int]], starts: list[int], wanted: list[int]) -> torch.Tensor:
         """Logits after the tokens at places `wanted`, (wanted, vocab), of lists of tokens one after the other.

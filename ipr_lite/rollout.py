@@ -223,8 +223,7 @@ class Rollouts:
             self._saw(row, row.pending)
         for trunk in trunks:
             self.guesses.learn(trunk.tokens, len(trunk.tokens))
-        for trunk in trunks:
-            self.forest.read_trunks([trunk])
+            self.forest.read_trunk(trunk)
 
     def _advance(self):
         """One pass: the next token of every row that is writing, and observations as far as there is room.

@@ -307,14 +307,14 @@ def test_a_branch_that_holds_nothing_yet_may_take_over_a_slot():
     store, held = _Store(8), torch.ones(1, 8, 4)
     first, second, empty = Branch(), Branch(), Branch()
     for branch in (first, second):
-        store.add(branch, 0, None, -1)
+        store.add(branch)
         for tensor in store.layer(0, held, held):
             tensor[branch.slot, :, :3] = 1 + branch.slot
         branch.length = 3
     while len(store.branches) < 16:
-        store.add(Branch(), 0, None, -1)
-    store.add(empty, 0, None, -1)  # the tensors have 16 slots, this is the 17th
-    store.remove(first)
+        store.add(Branch())
+    store.add(empty)  # the tensors have 16 slots, this is the 17th
+    store.free(first.slot)
     assert empty.slot == 0 and store.branches[0] is empty
-    store.remove(empty)
+    store.free(empty.slot)
     assert [store.layer(0, held, held)[0][second.slot, 0, 0, 0], second.slot] == [2, 1]
