@@ -12,7 +12,7 @@ import itertools
 from dataclasses import dataclass, field
 
 import torch
-from torch.nn.functional import pad
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -159,6 +159,10 @@ class _Layer(CacheLayerMixin):
         """The last tokens of one row, (heads, new, size), over keys and values that lie side by side."""
         heads, new, size = query.shape
         lengths = [keys.shape[1] for keys, _ in parts]
+        if lengths == [new] and (window is None or new <= window):
+            keys, values = parts[0]
+            all_three = query[None], keys[None], values[None]
+            return scaled_dot_product_attention(*all_three, is_causal=True, scale=1.0, enable_gqa=True)[0]
         # Query heads that share a key head are rows of one matrix product.
         mine = query.reshape(len(parts[0][0]), -1, size)
         scores = torch.cat([mine @ keys.mT for keys, _ in parts], -1).view(heads, new, -1)
