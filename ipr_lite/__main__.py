@@ -17,6 +17,7 @@ examples:
   python -m ipr_lite sft --out runs/mine              one stage; explore, score, pairs, train, evaluate follow
   python -m ipr_lite play --env sql                   play yourself; `hint` asks an expert
   python -m ipr_lite compare --seeds 0-4              methods x seeds -> data/results/shop_effect.csv
+  python -m ipr_lite bench --quick                    how fast rollouts are, and how fast they could be
   python -m ipr_lite show data/showcase/demonstrations.jsonl --line 3
                                                       a trajectory as a page
 """
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         "train": "stage 5: preference training",
         "evaluate": "dev and test, the iterate chosen on dev",
         "compare": "IPR and its controls, many seeds, to a results file",
+        "bench": "how fast rollouts are: ways to do them side by side, against the least time",
     }
     for name, text in help_of.items():
         command = commands.add_parser(name, help=text, description=text)
@@ -70,6 +72,12 @@ def parser() -> argparse.ArgumentParser:
         if name == "compare":
             command.add_argument("--seeds", default="0-9", help="such as 0-9 or 0,3,5")
             command.add_argument("--results", type=Path, help="the results file to add to")
+        if name == "bench":
+            command.add_argument("--trajectories", type=int, help="default: 40; with --quick 4")
+            command.add_argument("--runs", type=int, help="how often, default: 5; with --quick 1")
+            command.add_argument("--ways", nargs="+", metavar="WAY", help="default: all of ipr_lite/bench.py")
+            command.add_argument("--json", action="store_true", help="print the medians and all rows as JSON")
+            command.add_argument("--results", type=Path, help="default: bench.csv in the run's folder")
     base = commands.add_parser("pretrain", help="make the tiny base model anew")
     base.add_argument("--out", type=Path, default=None, help="default: data/tiny-base")
     base.add_argument("--tokens", type=int, help="transcript tokens to train on")
@@ -202,6 +210,31 @@ def do_compare(options) -> int:
     return 0
 
 
+def do_bench(options) -> int:
+    import json
+
+    from tqdm.auto import tqdm
+
+    from ipr_lite import bench as b
+    from ipr_lite.ipr import Run
+
+    config = config_of(options)
+    run = Run(config, folder_of(options, config))
+    trajectories, runs = (options.trajectories or 4, options.runs or 1) if options.quick else (
+        options.trajectories or 40, options.runs or 5)
+    say = (lambda text: None) if options.json else tqdm.write
+    rows = b.bench(run, trajectories, config.samples, runs, options.ways, say)
+    path = options.results or run.folder / "bench.csv"
+    b.write_bench(path, rows, "python -m ipr_lite " + " ".join(sys.argv[1:]))
+    if options.json:
+        medians = b.medians(rows).to_dict("index")
+        print(json.dumps({"medians": medians, "rows": rows.to_dict("records")}, indent=1))
+    else:
+        print(b.bench_table(rows))
+        print(f"results: {path}")
+    return 0
+
+
 def do_pretrain(options) -> int:
     from tqdm.auto import tqdm
 
@@ -277,6 +310,7 @@ def do_show(options) -> int:
 COMMANDS = {
     "run": do_run,
     "compare": do_compare,
+    "bench": do_bench,
     "pretrain": do_pretrain,
     "data": do_data,
     "show": do_show,

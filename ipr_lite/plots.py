@@ -227,6 +227,47 @@ def mc_convergence(samples: Sequence[Sequence[float]], truth: float) -> Figure:
     return _titled(figure, f"Monte Carlo against the truth (n = {len(outcomes)} repetitions)", takeaway)
 
 
+def rollout_speed(rows: pd.DataFrame) -> Figure:
+    """What `bench` measured: ways against the floor, and what the time of ours grows with; medians over runs.
+
+    `rows` has the columns `bench.COLUMNS`. Raises ValueError without rows of the part "ways".
+    """
+    parts = {part: group for part, group in rows.groupby("part")}
+    if "ways" not in parts:
+        raise ValueError("no way was measured: the rows hold no part `ways`")
+    figure, (ways, samples, tasks, history) = _figure(9.6, 6.0, 4)
+    rates = parts["ways"].assign(rate=lambda r: r["rollouts"] / r["seconds"], best=lambda r: r["rollouts"] / r["floor"])
+    found = rates.groupby("way", sort=False)[["rate", "best"]].median()[::-1]
+    for place, row in enumerate(found.itertuples()):
+        ours = row.Index in ("ours", "unshared", "unguessed")
+        ways.barh(place, row.rate, 0.65, color=PALETTE["ipr"] if ours else "#c4c4c4", alpha=1 if row.Index == "ours" else 0.6)
+        ways.plot([row.best] * 2, [place - 0.4, place + 0.4], color="#d55e00", linewidth=2, label="" if place else "the floor")
+        ways.annotate(f" {row.rate:,.0f}", (row.rate, place), va="center", fontsize=8)
+    ways.set_yticks(range(len(found)), found.index)
+    ways.set_xscale("log")
+    ways.set_xlabel("rollouts a second (log scale)")
+    ways.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
+    for axis, part, label in ((samples, "samples", "rollouts N of a step"), (tasks, "trajectories", "expert trajectories")):
+        if part not in parts:
+            continue
+        median = parts[part].groupby(part)[["seconds", "floor"]].median()
+        axis.plot(median.index, median["seconds"], color=PALETTE["ipr"], marker="D", label="ours")
+        axis.plot(median.index, median["floor"], color="#d55e00", linestyle="--", label="the floor")
+        axis.set(xlabel=label, ylabel="seconds", ylim=(0, None), xlim=(0, None))
+        axis.legend(fontsize=7, frameon=False)
+    if "history" in parts:
+        for way, colour, style in (("batched", "#8a8a8a", "-"), ("ours", PALETTE["ipr"], "-")):
+            median = parts["history"].query("way == @way").groupby("history")["seconds"].median()
+            history.plot(median.index, 1000 * median, style, color=colour, marker="o" if way == "batched" else "D", label=way)
+        history.set(xlabel="tokens of history", ylabel="milliseconds a turn", ylim=(0, None), xlim=(0, None))
+        history.legend(fontsize=7, frameon=False)
+    job = parts["ways"].iloc[0]
+    title = f"{job['rollouts']} rollouts from the steps of {job['trajectories']} trajectories, N = {job['samples']}"
+    runs = rates["run"].nunique()
+    share = (found["rate"] / found["best"]).get("ours", math.nan)
+    return _titled(figure, f"{title} (median of n = {runs} runs, {job['threads']} threads)", f"ours runs at {share:.0%} of the floor's rate")
+
+
 def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list]:
     figure = PngFigure(figsize=(width, height + 0.5), layout="constrained", facecolor="white")
     columns = min(panels, 2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models
-from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import DPOTrainer
 from trl.trainer import utils as trl_head
 from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -17,6 +17,7 @@ from ipr_lite import train
 from ipr_lite.batches import plan_batches
 from ipr_lite.chat import Encoded, EncodedPair
 from ipr_lite.losses import agent_logps, ipr_loss
+from ipr_lite.model import load_base
 from ipr_lite.train import (
     AgentTokenCollator,
     PreferenceSettings,
@@ -53,24 +54,20 @@ def base_folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=["float32", "nf4"])
+@pytest.fixture(params=["full", "nf4"])
 def precision(request):
     return request.param
 
 
 @pytest.fixture
 def policy(base_folder):
-    return make_policy(base_folder, "float32")
+    return make_policy(base_folder, "full")
 
 
 def make_policy(folder, precision: str, seed: int = 0):
     """A policy whose adapters "default" and "sft" are equal and not zero."""
-    options = {"dtype": torch.float32}
-    if precision == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    base = load_base(str(folder), precision)
     torch.manual_seed(0)  # LoRA draws its first weights
-    base = LlamaForCausalLM.from_pretrained(folder, **options)
     policy = get_peft_model(base, LORA)
     policy.add_adapter("sft", LORA)
     shake(policy, "sft", seed)
@@ -305,7 +302,7 @@ def rough_first_loss(policy, batch) -> float:
 def test_parts_of_a_batch_train_like_the_batch(base_folder, tokenizer, tmp_path):
     results = []
     for micro in (8, 2):
-        policy = make_policy(base_folder, "float32")
+        policy = make_policy(base_folder, "full")
         rows = train_preferences(policy, tokenizer, preference_pairs(),
                                  PreferenceSettings(updates=4, batch_size=8, micro_batch_size=micro), tmp_path)
         results.append((rows, {n: w.detach().clone() for n, w in policy.named_parameters() if ".default." in n}))
@@ -375,7 +372,7 @@ def test_only_the_adapter_default_changes(base_folder, tokenizer, tmp_path, prec
 @pytest.mark.parametrize("run", ["sft", "preferences"])
 def test_same_seed_same_bytes(base_folder, tokenizer, tmp_path, run):
     def trained(seed):
-        policy = make_policy(base_folder, "float32")
+        policy = make_policy(base_folder, "full")
         if run == "sft":
             rows = train_sft(policy, tokenizer, demonstrations(),
                              TrainSettings(epochs=2, batch_size=4, seed=seed), tmp_path)
@@ -432,7 +429,7 @@ def test_the_head_reads_agent_tokens_only(policy, tokenizer, tmp_path, monkeypat
 def test_gradient_checkpointing_changes_memory_only(base_folder, tokenizer, tmp_path):
     results = []
     for on in (False, True):
-        policy = make_policy(base_folder, "float32")
+        policy = make_policy(base_folder, "full")
         rows = train_preferences(policy, tokenizer, preference_pairs(),
                                  PreferenceSettings(updates=2, gradient_checkpointing=on), tmp_path)
         assert not policy.get_base_model().is_activation_checkpointing

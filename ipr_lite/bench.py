@@ -1,0 +1,280 @@
+"""How fast rollouts are: ways to do one job, side by side in one run, against the least time it could take.
+
+The job is what Monte Carlo step rewards cost: N rollouts from after every step of some expert trajectories, by the
+scorer, at temperature 1.
+
+    sequential   one episode at a time, `generate`, the history encoded anew every turn: the reference code's way
+    batched      `generate` on batches of 16, the history encoded anew every turn
+    continuous   transformers' own continuous batching, the history encoded anew every turn
+    unshared     ours, every rollout a row with a prompt of its own
+    unguessed    ours, one token a pass
+    ours         ours
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import torch
+
+from ipr_lite import floor, plain_rollouts
+from ipr_lite.envs.base import TextEnv
+from ipr_lite.evaluation import markdown_table
+from ipr_lite.ipr import Run
+from ipr_lite.jsonl import SCHEMA_VERSION, write_whole
+from ipr_lite.model import decoder
+from ipr_lite.rollout import Episode, Rollouts, stable_seed
+from ipr_lite.step_reward import step_of
+from ipr_lite.trajectory import Task, Trajectory
+
+BATCH = 16
+"""Of way `batched`: 8 to 16 were fastest of 1 to 128, since a batch waits for its longest message."""
+
+COLUMNS = (
+    "part", "way", "run", "threads", "samples", "trajectories", "batch", "history", "rollouts", "tokens", "seconds",
+    "floor", "memory",
+)  # fmt: skip
+"""part: what the row is for (ways, samples, trajectories, batch, history). tokens: written. floor: the least seconds,
+shared prefixes once except for `unshared`. memory: MiB at the peak above those before."""
+
+
+@dataclass
+class Job:
+    """Rollouts of one scorer from after the steps of expert trajectories."""
+
+    run: Run
+    model: object = field(init=False)
+
+    def __post_init__(self):
+        weights = self.run.sft()
+        self.chat, self.scale = self.run.chat, self.run.scale
+        self.model = decoder(self.run.policy, weights)
+
+    def episodes(self, trajectories: int, samples: int) -> list[Episode]:
+        """Fresh episodes: `samples` from after every step of the first `trajectories` demonstrations."""
+        experts = self.run.demonstrations()
+        if trajectories > len(experts):
+            raise ValueError(f"the run has {len(experts)} demonstrations, not {trajectories}; give fewer --trajectories")
+        states = self.run.states(experts)
+        found = []
+        for expert in experts[:trajectories]:
+            for t in range(1, expert.steps + 1):
+                step = step_of(states[expert.id][t - 1], expert, t, "expert")
+                for sample in range(0 if step.terminal else samples):
+                    seed = stable_seed(self.run.config.seed, step.task.id, t, step.action, sample)
+                    found.append(Episode(step.env.clone(), step.task, step.messages, seed))
+        return found
+
+    def rollouts(self, **changes) -> Rollouts:
+        settings = {
+            "temperature": 1.0, "max_new_tokens": self.scale.max_new_tokens, "max_length": self.scale.max_length,
+            "batch_size": self.scale.rollout_batch, "agent": "scorer",
+        }  # fmt: skip
+        return Rollouts(self.model, self.chat, **(settings | changes))
+
+    def plainly(self, write: Callable, batch_size: int | None, max_new_tokens: int = 0):
+        """Rollouts by `generate`; batch_size None: all at once."""
+        most = max_new_tokens or self.scale.max_new_tokens
+
+        def play(episodes: list[Episode]) -> list[Trajectory]:
+            return plain_rollouts.play(
+                episodes, write(self.model, self.chat, 1.0, most), self.chat, batch_size=batch_size or len(episodes),
+                max_new_tokens=most, max_length=self.scale.max_length, agent="scorer",
+            )  # fmt: skip
+
+        return play
+
+    def ways(self) -> dict[str, Callable[[list[Episode]], list[Trajectory]]]:
+        return {
+            "sequential": self.plainly(plain_rollouts.generate, 1),
+            "batched": self.plainly(plain_rollouts.generate, BATCH),
+            "continuous": self.plainly(plain_rollouts.generate_continuously, None),
+            "unshared": self.rollouts(share=False).play,
+            "unguessed": self.rollouts(guess=False).play,
+            "ours": self.rollouts().play,
+        }
+
+    def conversation(self, episode: Episode, trajectory: Trajectory) -> floor.Conversation:
+        """The tokens of an episode and the places of those that the rollout wrote."""
+        start = len(self.chat.prompt(episode.messages))
+        encoded = self.chat.encode(trajectory.messages)
+        return encoded.input_ids, [i for i, mine in enumerate(encoded.agent_mask) if mine and i >= start]
+
+
+class Peak:
+    """How far the process's memory rises within the context, in MiB: the device's on a GPU, else resident memory."""
+
+    def __enter__(self):
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self.before = self.highest = self._now()
+        self.over = threading.Event()
+        self.watch = threading.Thread(target=self._look, daemon=True)
+        self.watch.start()
+        return self
+
+    def __exit__(self, *error):
+        self.over.set()
+        self.watch.join()
+        self.mib = (max(self.highest, self._now()) - self.before) / 2**20
+
+    def _look(self):
+        while not self.over.wait(0.02):
+            self.highest = max(self.highest, self._now())
+
+    def _now(self) -> int:
+        return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else psutil.Process().memory_info().rss
+
+
+def bench(
+    run: Run,
+    trajectories: int = 40,
+    samples: int = 5,
+    runs: int = 5,
+    ways: tuple[str, ...] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> pd.DataFrame:
+    """All measurements, as rows with the columns `COLUMNS`. Raises ValueError for an unknown way."""
+    job = Job(run)
+    all_ways = job.ways()
+    unknown = set(ways or ()) - set(all_ways)
+    if unknown:
+        raise ValueError(f"unknown way {', '.join(sorted(unknown))}; choose of {', '.join(all_ways)}")
+    chosen = {name: all_ways[name] for name in ways or all_ways}
+    smaller = [max(1, trajectories // 4), max(1, trajectories // 2)]
+    rows = []
+
+    def measure(part: str, way: str, play: Callable, number: int, trajectories: int, samples: int, **more):
+        episodes = job.episodes(trajectories, samples)
+        torch.manual_seed(number)
+        with Peak() as peak:
+            start = time.perf_counter()
+            played = play(episodes)
+            spent = time.perf_counter() - start
+        conversations = [job.conversation(*both) for both in zip(episodes, played)]
+        least = max(floor.seconds(floor.work(conversations, way != "unshared"), job.model, *rates))
+        row = {
+            "part": part, "way": way, "run": number, "threads": torch.get_num_threads(), "samples": samples,
+            "trajectories": trajectories, "batch": job.scale.rollout_batch, "history": 0, "rollouts": len(played),
+            "tokens": sum(t.extra["tokens"] for t in played), "seconds": spent, "floor": least, "memory": peak.mib,
+        }  # fmt: skip
+        rows.append(row | more)
+        say(f"run {number}, {part}, {way}: {len(played)} rollouts in {spent:.2f} s (at least {least:.2f} s)")
+
+    warm_up = job.episodes(1, 1)
+    job.rollouts().play(warm_up)
+    for number in range(1, runs + 1):
+        # Other work on the machine comes and goes, so the rates are measured in every run.
+        rates = floor.matrix_rate(job.model), floor.copy_rate(job.model)
+        say(f"run {number}: {rates[0] / 1e9:.0f} GFLOP/s, {rates[1] / 1e9:.0f} GB/s")
+        for way, play in chosen.items():
+            measure("ways", way, play, number, trajectories, samples)
+        for n in (1, 5, 20):
+            measure("samples", "ours", job.rollouts().play, number, trajectories, n)
+        for count in (*smaller, trajectories):
+            measure("trajectories", "ours", job.rollouts().play, number, count, samples)
+        for batch in (32, 64, 128, 256):
+            play = job.rollouts(batch_size=batch).play
+            measure("batch", "ours", play, number, trajectories, samples, batch=batch)
+        for way, history, spent in turns(job):
+            row = dict.fromkeys(COLUMNS, 0) | {"part": "history", "way": way, "run": number, "history": history}
+            rows.append(row | {"threads": torch.get_num_threads(), "rollouts": TALKS, "tokens": TALKS * WORDS, "seconds": spent})
+            say(f"run {number}, history of {history} tokens, {way}: {1000 * spent:.0f} ms a turn")
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+TALKS, WORDS = 8, 16
+"""How many conversations a turn is measured on, and how many tokens are written in it."""
+
+
+class _Talk(TextEnv):
+    """A world that answers every message with the same text, `turns` times."""
+
+    name, system_prompt, max_steps = "talk", "", 99
+
+    def __init__(self, answer: str, turns: int):
+        super().__init__()
+        self.answer, self.turns = answer, turns
+
+    def clone(self) -> "_Talk":
+        return _Talk(self.answer, self.turns)
+
+    def step(self, action: str):
+        self.turns -= 1
+        return self.answer, 0.0, self.turns == 0, False, {"invalid": False, "success": False}
+
+
+def turns(job: Job, histories: tuple[int, ...] = (500, 1000, 2000)) -> list[tuple[str, int, float]]:
+    """Seconds of one turn (an answer of the world, `WORDS` tokens by the agent) after histories of so many tokens.
+
+    (way, history, seconds): the time of six turns less that of two, over four. Each of `TALKS` conversations has a
+    history of its own, made of expert trajectories one after the other.
+    """
+    experts = job.run.demonstrations()
+    answer = experts[0].messages[3]["content"]
+    ways = {
+        "batched": job.plainly(plain_rollouts.generate, BATCH, WORDS),
+        "ours": job.rollouts(max_new_tokens=WORDS, guess=False).play,
+    }
+    found = []
+    for history in histories:
+        for way, play in ways.items():
+            spent = []
+            for count in (2, 6):
+                episodes = [_talk(job, experts, number, history, answer, count) for number in range(TALKS)]
+                start = time.perf_counter()
+                play(episodes)
+                spent.append(time.perf_counter() - start)
+            found.append((way, history, (spent[1] - spent[0]) / 4))
+    return found
+
+
+def _talk(job: Job, experts: list[Trajectory], number: int, history: int, answer: str, count: int) -> Episode:
+    """Conversation `number`: as many actions of experts as fit into `history` tokens, each with the same answer."""
+    actions = itertools.cycle(action for expert in experts[number:] + experts[:number] for action in expert.actions)
+    messages = list(experts[number].messages[:2])
+    while True:
+        longer = [*messages, {"role": "assistant", "content": next(actions)}, {"role": "user", "content": answer}]
+        if len(job.chat.prompt(longer)) > history:
+            break
+        messages = longer
+    return Episode(_Talk(answer, count), Task(f"talk-{number}", "talk", "test", "", {}), messages, number)
+
+
+def write_bench(path: Path, rows: pd.DataFrame, command: str) -> Path:
+    """The rows as a CSV whose first lines, after `# `, are the command and the schema."""
+    text = f"# {command}\n# schema {SCHEMA_VERSION}\n" + rows.to_csv(index=False, float_format="%.4f")
+    return write_whole(path, text)
+
+
+def medians(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a way: medians over runs of rollouts/s, tokens/s, share of the floor's rate, memory; and of the ratio of
+    its time to that of `ours` within the same run."""
+    ways = rows[rows["part"] == "ways"].copy()
+    ours = ways[ways["way"] == "ours"].set_index("run")["seconds"]
+    ways["rollouts_s"] = ways["rollouts"] / ways["seconds"]
+    ways["tokens_s"] = ways["tokens"] / ways["seconds"]
+    ways["of_floor"] = ways["floor"] / ways["seconds"]
+    ways["times_ours"] = ways["seconds"] / ways["run"].map(ours)
+    names = ["seconds", "floor", "rollouts_s", "tokens_s", "of_floor", "times_ours", "memory"]
+    return ways.groupby("way", sort=False)[names].median()
+
+
+def bench_table(rows: pd.DataFrame) -> str:
+    """The medians of all ways as Markdown, readable as plain text."""
+    header = ("way", "rollouts/s", "tokens/s", "seconds", "floor, s", "of the floor's rate", "time / ours", "peak MiB")
+    lines = [
+        (
+            m.Index, f"{m.rollouts_s:.1f}", f"{m.tokens_s:,.0f}", f"{m.seconds:.2f}", f"{m.floor:.2f}",
+            f"{m.of_floor:.1%}", f"{m.times_ours:.1f}", f"{m.memory:.0f}",
+        )
+        for m in medians(rows).itertuples()
+    ]  # fmt: skip
+    return markdown_table(header, lines)
