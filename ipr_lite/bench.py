@@ -190,8 +190,8 @@ def bench(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-TALKS, WORDS = 8, 16
-"""How many conversations a turn is measured on, and how many tokens are written in it."""
+TALKS, WORDS, HISTORIES = 8, 16, (400, 800, 1600)
+"""How many conversations a turn is measured on, how many tokens are written in it, and after how many tokens."""
 
 
 class _Talk(TextEnv):
@@ -211,10 +211,10 @@ class _Talk(TextEnv):
         return self.answer, 0.0, self.turns == 0, False, {"invalid": False, "success": False}
 
 
-def turns(job: Job, histories: tuple[int, ...] = (500, 1000, 2000)) -> list[tuple[str, int, float]]:
-    """Seconds of one turn (an answer of the world, `WORDS` tokens by the agent) after histories of so many tokens.
+def turns(job: Job) -> list[tuple[str, int, float]]:
+    """Seconds of one turn (an answer of the world, `WORDS` tokens by the agent) after each of the `HISTORIES`.
 
-    (way, history, seconds): the time of six turns less that of two, over four. Each of `TALKS` conversations has a
+    (way, history, seconds): the time of four turns less that of two, over two. Each of `TALKS` conversations has a
     history of its own, made of expert trajectories one after the other.
     """
     experts = job.run.demonstrations()
@@ -224,15 +224,15 @@ def turns(job: Job, histories: tuple[int, ...] = (500, 1000, 2000)) -> list[tupl
         "ours": job.rollouts(max_new_tokens=WORDS, guess=False).play,
     }
     found = []
-    for history in histories:
+    for history in HISTORIES:
         for way, play in ways.items():
             spent = []
-            for count in (2, 6):
+            for count in (2, 4):
                 episodes = [_talk(job, experts, number, history, answer, count) for number in range(TALKS)]
                 start = time.perf_counter()
                 play(episodes)
                 spent.append(time.perf_counter() - start)
-            found.append((way, history, (spent[1] - spent[0]) / 4))
+            found.append((way, history, (spent[1] - spent[0]) / 2))
     return found
 
 

@@ -142,40 +142,30 @@ class _Layer(CacheLayerMixin):
         """Attention of queries (heads, tokens, size), each to what its row holds; (heads, tokens, size)."""
         query, cache = query * scaling, self.cache
         if cache.trunk:
-            return self._one_row(query, [self.new], window)
+            return self._one_row(query, *self.new, window)
         found = torch.empty_like(query)
         if cache.groups:
             found[:, : cache.short] = self._short_rows(query[:, : cache.short], window)
         for branch, place in cache.long:
             end = branch.length + place.stop - place.start
-            parts = [tuple(x[branch.slot, :, :end] for x in branch.store.layers[self.number])]
+            both = [x[branch.slot, :, :end] for x in branch.store.layers[self.number]]
             if branch.visible:
                 trunk = branch.trunk.keys[self.number], branch.trunk.values[self.number]
-                parts.insert(0, tuple(x[:, : branch.visible] for x in trunk))
-            found[:, place] = self._one_row(query[:, place], parts, window)
+                both = [torch.cat([old[:, : branch.visible], x], 1) for old, x in zip(trunk, both)]
+            found[:, place] = self._one_row(query[:, place], *both, window)
         return found
 
-    def _one_row(self, query: torch.Tensor, parts: list[tuple], window: int | None) -> torch.Tensor:
-        """The last tokens of one row, (heads, new, size), over keys and values that lie side by side."""
-        heads, new, size = query.shape
-        lengths = [keys.shape[1] for keys, _ in parts]
-        if lengths == [new] and (window is None or new <= window):
-            keys, values = parts[0]
-            all_three = query[None], keys[None], values[None]
-            return scaled_dot_product_attention(*all_three, is_causal=True, scale=1.0, enable_gqa=True)[0]
-        # Query heads that share a key head are rows of one matrix product.
-        mine = query.reshape(len(parts[0][0]), -1, size)
-        scores = torch.cat([mine @ keys.mT for keys, _ in parts], -1).view(heads, new, -1)
-        total = scores.shape[-1]
-        # Only among the new tokens does one come after another.
-        later = torch.ones(new, new, dtype=torch.bool, device=query.device).triu_(1)
-        scores[..., total - new :].masked_fill_(later, -torch.inf)
-        if window is not None and total > window:
+    def _one_row(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int | None) -> torch.Tensor:
+        """The last tokens of one row, (heads, new, size), over all its keys and values."""
+        new, total, seen = query.shape[1], keys.shape[1], None
+        if new < total or (window is not None and window < total):
             at = torch.arange(total, device=query.device)
-            scores.masked_fill_(at[-new:, None] - at >= window, -torch.inf)
-        weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype).view(*mine.shape[:2], total)
-        mixed = sum(part @ values for part, (_, values) in zip(weights.split(lengths, -1), parts))
-        return mixed.view(heads, new, size)
+            distance = at[-new:, None] - at
+            seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+        all_three = query[None], keys[None], values[None]
+        return scaled_dot_product_attention(
+            *all_three, attn_mask=seen, is_causal=seen is None, scale=1.0, enable_gqa=True
+        )[0]
 
     def _short_rows(self, query: torch.Tensor, window: int | None) -> torch.Tensor:
         """All short rows: a product for every trunk, one for every store of branches, one softmax."""

@@ -49,7 +49,8 @@ def run(tmp_path_factory):
     return Run(Config(**QUICK | {"demonstrations": 10}), tmp_path_factory.mktemp("bench") / "run", quiet=True)
 
 
-def test_the_bench_runs_all_ways_on_one_job(run, tmp_path):
+def test_the_bench_runs_all_ways_on_one_job(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(b, "HISTORIES", (300,))
     rows = b.bench(run, trajectories=2, samples=2, runs=1)
     assert tuple(rows.columns) == b.COLUMNS
     ways = rows[rows["part"] == "ways"].set_index("way")
@@ -76,7 +77,8 @@ def test_unknown_ways_and_too_many_trajectories_are_named(run):
         b.Job(run).episodes(11, 1)
 
 
-def test_the_command_prints_json(run, capsys):
+def test_the_command_prints_json(run, capsys, monkeypatch):
+    monkeypatch.setattr(b, "HISTORIES", (300,))
     options = [f"--{name}={value}" for name, value in QUICK.items() if name != "demonstrations"]
     where = ["--demonstrations=10", f"--out={run.folder}", "--trajectories=1", "--runs=1", "--ways", "ours"]
     assert main(["bench", "--json", *options, *where]) == 0

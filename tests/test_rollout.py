@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from ipr_lite import plain_rollouts
 from ipr_lite.branches import Branch, _Store
 from ipr_lite.chat import Chat
 from ipr_lite.envs.base import TextEnv
@@ -95,28 +96,12 @@ def player(model, chat, **changes):
     return Rollouts(model, chat, **(settings | changes))
 
 
-def one_at_a_time(model, chat, episode, max_new_tokens=12):
-    """The plain way: `generate` on the whole history, one episode, one turn after the other."""
-    messages = list(episode.messages)
-    ids = chat.prompt(messages)
-    while True:
-        output = model.generate(
-            torch.tensor([ids]),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=chat.end,
-            pad_token_id=chat.tokenizer.pad_token_id,
-        )[0].tolist()
-        turn = output[len(ids) :]
-        message = chat.text([t for t in turn if t != chat.end])
-        messages.append({"role": "assistant", "content": message})
-        observation, reward, terminated, truncated, _ = episode.env.step(message)
-        if terminated or truncated:
-            return messages, reward
-        closing = [] if turn[-1] == chat.end else [chat.end]
-        ids = output + closing + chat.observation(observation)
-        messages.append({"role": "user", "content": observation})
+def plainly(model, chat, episodes, batch_size=1, write=plain_rollouts.generate, temperature=0.0):
+    """The plain way: transformers' `generate` on the whole history, turn after turn; here one episode at a time."""
+    return plain_rollouts.play(
+        episodes, write(model, chat, temperature, 12), chat, batch_size=batch_size, max_new_tokens=12, max_length=1000,
+        agent="test",
+    )  # fmt: skip
 
 
 def histories(model, chat, count):
@@ -135,12 +120,22 @@ def histories(model, chat, count):
 def test_greedy_batches_equal_generate_token_for_token(model, chat):
     for make in (lambda: episodes(17), lambda: histories(model, chat, 6)):
         turns = set()
-        for trajectory, episode in zip(player(model, chat).play(make()), make(), strict=True):
-            messages, reward = one_at_a_time(model, chat, episode)
-            assert trajectory.messages == messages
-            assert trajectory.reward == reward
-            turns |= set(trajectory.actions)
+        for mine, theirs in zip(player(model, chat).play(make()), plainly(model, chat, make()), strict=True):
+            assert mine.messages == theirs.messages
+            assert (mine.reward, mine.success, mine.extra) == (theirs.reward, theirs.success, theirs.extra)
+            turns |= set(mine.actions)
         assert len(turns) > 10, "the model says the same everywhere: the comparison is empty"
+
+
+@pytest.mark.parametrize("write", [plain_rollouts.generate, plain_rollouts.generate_continuously])
+def test_the_plain_ways_agree_with_each_other(model, chat, write):
+    one, several = plainly(model, chat, episodes(9)), plainly(model, chat, episodes(9), 4, write)
+    assert [t.messages for t in one] == [t.messages for t in several]
+    # At temperature 1 they draw: ever new texts from the same distribution.
+    torch.manual_seed(0)
+    drawn = [plainly(model, chat, episodes(9), 4, write, temperature=1.0) for _ in range(2)]
+    assert [t.messages for t in drawn[0]] != [t.messages for t in drawn[1]]
+    assert model.config._attn_implementation == "sdpa"
 
 
 FAMILIES = {
@@ -164,8 +159,7 @@ def test_any_family_of_models_equals_generate(family, chat):
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
     played = player(model, chat).play(episodes(7))
-    for trajectory, episode in zip(played, episodes(7), strict=True):
-        assert trajectory.messages == one_at_a_time(model, chat, episode)[0]
+    assert [t.messages for t in played] == [t.messages for t in plainly(model, chat, episodes(7))]
     assert model.config._attn_implementation == "sdpa"
 
 
