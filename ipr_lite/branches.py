@@ -16,6 +16,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from ipr_lite.attention import attend, join
+
 SHORTEST = 128
 """Tokens that the smallest place for a branch has room for."""
 FEW = 17
@@ -81,38 +83,41 @@ class _Store:
 
 
 @dataclass
-class _Group:
-    """Short rows of a pass whose branches lie in one store. A token's place is its slot times `t` plus its number."""
+class _Part:
+    """Queries of a pass and the keys that they look at: what a trunk shows them, or what their branches hold.
 
-    store: _Store
-    tokens: torch.Tensor
-    places: torch.Tensor
-    t: int
-    limit: int
+    at: where the queries stand among the keys, (rows, queries). behind: whether that is behind all of them.
+    """
 
-    def scores(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Products of queries (tokens, kv heads, m, size) with their rows' keys: (tokens, kv heads, m, limit)."""
-        held = keys[: len(self.store.branches), :, : self.limit]
-        spread = self._spread(queries)
-        # For a single query a row, keys to the left are a quarter faster on a CPU.
-        return self._gather((held @ spread.mT).mT if spread.shape[2] == 1 else spread @ held.mT)
+    at: torch.Tensor
+    keys: int
+    behind: bool
+    masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
 
-    def mix(self, weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Sums of the rows' values with weights (tokens, kv heads, m, limit): (tokens, kv heads, m, size)."""
-        return self._gather(self._spread(weights) @ values[: len(self.store.branches), :, : self.limit])
+    def mask(self, window: int | None, like: torch.Tensor, heads: int) -> torch.Tensor | None:
+        """-inf on keys behind a query and on those `window` or more before it, else 0: (rows, 1, heads * queries, keys)."""
+        if window not in self.masks:
+            mask = None
+            if window is not None or not self.behind:
+                ahead = self.at[..., None] - torch.arange(self.keys, device=self.at.device)
+                hidden = ahead < 0 if window is None else (ahead < 0) | (ahead >= window)
+                mask = like.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+                mask = mask.repeat_interleave(heads, 1)[:, None]
+            self.masks[window] = mask
+        return self.masks[window]
 
-    def _spread(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(tokens, kv heads, m, x) -> (slots, kv heads, t * m, x), with zeros where a slot has no token.
 
-        Slots whose rows are not in this pass take part in the product: cheaper than to copy what the others hold.
-        """
-        slots = len(self.store.branches)
-        spread = tokens.new_zeros(slots * self.t, *tokens.shape[1:]).index_copy_(0, self.places, tokens)
-        return spread.unflatten(0, (slots, self.t)).transpose(1, 2).flatten(2, 3)
+@dataclass
+class _Group(_Part):
+    """Short rows whose branches lie in one store: `tokens` of the pass lie at `places` of (slots, t).
 
-    def _gather(self, slots: torch.Tensor) -> torch.Tensor:
-        """The way back."""
-        return slots.unflatten(2, (self.t, -1)).transpose(1, 2).flatten(0, 1).index_select(0, self.places)
+    Slots whose rows are not in this pass take part, with `fill`, any token: cheaper than to copy what the others hold.
+    """
+
+    store: _Store = None
+    tokens: torch.Tensor = None
+    places: torch.Tensor = None
+    fill: torch.Tensor = None
 
 
 class _Layer(CacheLayerMixin):
@@ -138,56 +143,51 @@ class _Layer(CacheLayerMixin):
                 mine[slots, :, positions] = new[:, tokens].transpose(0, 1)
         return self, self
 
-    def attend(self, query: torch.Tensor, scaling: float, window: int | None) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, scale: float, window: int | None) -> torch.Tensor:
         """Attention of queries (heads, tokens, size), each to what its row holds; (heads, tokens, size)."""
-        query, cache = query * scaling, self.cache
+        cache, kv = self.cache, len(self.new[0])
         if cache.trunk:
-            return self._one_row(query, *self.new, window)
-        found = torch.empty_like(query)
-        if cache.groups:
-            found[:, : cache.short] = self._short_rows(query[:, : cache.short], window)
-        for branch, place in cache.long:
-            end = branch.length + place.stop - place.start
-            both = [x[branch.slot, :, :end] for x in branch.store.layers[self.number]]
-            if branch.visible:
-                trunk = branch.trunk.keys[self.number], branch.trunk.values[self.number]
-                both = [torch.cat([old[:, : branch.visible], x], 1) for old, x in zip(trunk, both)]
-            found[:, place] = self._one_row(query[:, place], *both, window)
-        return found
+            return self._trunk(query, scale, window)
+        heads, tokens, size = query.shape
+        m = heads // kv
+        # Heads that share keys are as good as more queries: (kv heads, tokens, m, size).
+        query = query.reshape(kv, m, tokens, size).transpose(1, 2)
+        shown, own = torch.zeros_like(query), torch.empty_like(query)
+        shown_total, own_total = query.new_full(query.shape[:3], -torch.inf), query.new_empty(query.shape[:3])
 
-    def _one_row(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int | None) -> torch.Tensor:
-        """The last tokens of one row, (heads, new, size), over all its keys and values."""
-        new, total, seen = query.shape[1], keys.shape[1], None
-        if new < total or (window is not None and window < total):
-            at = torch.arange(total, device=query.device)
-            distance = at[-new:, None] - at
-            seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+        def see(part: _Part, place: slice, keys: torch.Tensor, values: torch.Tensor, found, total):
+            mask = part.mask(window, query, m)
+            one, sums = attend(query[:, place].flatten(1, 2)[None], keys[None], values[None], mask, scale)
+            found[:, place], total[:, place] = one[0].unflatten(1, (-1, m)), sums[0].unflatten(1, (-1, m))
+
+        for part, place, trunk in cache.views:
+            keys, values = trunk.keys[self.number], trunk.values[self.number]
+            see(part, place, keys[:, : part.keys], values[:, : part.keys], shown, shown_total)
+        for part, place, branch in cache.long:
+            keys, values = (x[branch.slot, :, : part.keys] for x in branch.store.layers[self.number])
+            see(part, place, keys, values, own, own_total)
+        for group in cache.groups:
+            slots, t = group.at.shape
+            keys, values = (x[:slots, :, : group.keys] for x in group.store.layers[self.number])
+            spread = query[:, group.fill].unflatten(1, (slots, t)).transpose(0, 1).flatten(2, 3)
+            one, sums = attend(spread, keys, values, group.mask(window, query, m), scale)
+            one, sums = (x.unflatten(2, (t, m)).transpose(0, 1).flatten(1, 2)[:, group.places] for x in (one, sums))
+            own[:, group.tokens], own_total[:, group.tokens] = one, sums
+        found = join(shown, shown_total, own, own_total) if cache.views else own
+        return found.transpose(1, 2).reshape(heads, tokens, size)
+
+    def _trunk(self, query: torch.Tensor, scale: float, window: int | None) -> torch.Tensor:
+        """The tokens of a trunk, each to those up to it."""
+        keys, values = self.new
+        seen = None
+        if window is not None and window < keys.shape[1]:
+            at = torch.arange(keys.shape[1], device=query.device)
+            ahead = at[:, None] - at
+            seen = (ahead >= 0) & (ahead < window)
         all_three = query[None], keys[None], values[None]
         return scaled_dot_product_attention(
-            *all_three, attn_mask=seen, is_causal=seen is None, scale=1.0, enable_gqa=True
+            *all_three, attn_mask=seen, is_causal=seen is None, scale=scale, enable_gqa=True
         )[0]
-
-    def _short_rows(self, query: torch.Tensor, window: int | None) -> torch.Tensor:
-        """All short rows: a product for every trunk, one for every store of branches, one softmax."""
-        cache, number, kv = self.cache, self.number, len(self.new[0])
-        heads, tokens, size = query.shape
-        query = query.reshape(kv, -1, tokens, size).transpose(1, 2).contiguous()  # (kv heads, tokens, m, size)
-        scores = query.new_empty(*query.shape[:3], cache.width)
-        for trunk, place in cache.families:
-            of_trunk = query[:, place].flatten(1, 2) @ trunk.keys[number].mT
-            scores[:, place, :, : len(trunk.tokens)] = of_trunk.unflatten(1, (-1, query.shape[2]))
-        for group in cache.groups:
-            of_branches = group.scores(query[:, group.tokens].transpose(0, 1), group.store.layers[number][0])
-            scores[:, group.tokens, :, cache.edge : cache.edge + group.limit] = of_branches.transpose(0, 1)
-        weights = scores.masked_fill_(cache.hidden(window), -torch.inf).softmax(-1, dtype=torch.float32).to(query.dtype)
-        found = torch.zeros_like(query)
-        for trunk, place in cache.families:
-            of_trunk = weights[:, place, :, : len(trunk.tokens)].flatten(1, 2) @ trunk.values[number]
-            found[:, place] = of_trunk.unflatten(1, (-1, query.shape[2]))
-        for group in cache.groups:
-            mine = weights[:, group.tokens, :, cache.edge : cache.edge + group.limit].transpose(0, 1)
-            found[:, group.tokens] += group.mix(mine, group.store.layers[number][1]).transpose(0, 1)
-        return found.transpose(1, 2).reshape(heads, tokens, size)
 
     def get_mask_sizes(self, query_length):
         return query_length, 0
@@ -212,60 +212,54 @@ class BranchedCache(Cache):
         """The pass reads this trunk."""
         self.trunk, self.writes = trunk, []
 
-    def aim_at_branches(self, branches: list[Branch], lengths: list[int], device: torch.device):
-        """The pass adds `lengths[i]` tokens to `branches[i]`: short rows first, among them those of a trunk together."""
-        self.trunk, self._hidden = None, {}
+    def aim_at_branches(self, branches: list[Branch], lengths: list[int], device: torch.device) -> torch.Tensor:
+        """The pass adds `lengths[i]` tokens to `branches[i]`; branches that see the same of a trunk come together.
+
+        Returns where the tokens stand in their conversations.
+        """
+        self.trunk = None
         ends = list(itertools.accumulate(lengths))
-        rows = [(branch, slice(end - length, end)) for branch, end, length in zip(branches, ends, lengths)]
-        self.short = sum(length for length in lengths if length <= FEW)
-        short = [(branch, place) for branch, place in rows if place.stop <= self.short]
-        self.long = rows[len(short) :]
+        places = [slice(end - length, end) for end, length in zip(ends, lengths)]
 
         def numbers(values) -> torch.Tensor:
             return torch.tensor(list(values), device=device)
 
-        def spread(rows: list[tuple[Branch, slice]]) -> list[tuple[Branch, int, int]]:
-            """Every new token: its branch, its place in the pass and its number among the row's."""
-            return [(b, i, i - place.start) for b, place in rows for i in range(place.start, place.stop)]
-
-        self.writes, self.groups = [], []
-        for store in dict.fromkeys(branch.store for branch in branches):
-            mine = spread([row for row in rows if row[0].store is store])
-            slots, positions = numbers(b.slot for b, *_ in mine), numbers(b.length + j for b, _, j in mine)
-            self.writes.append((store, numbers(i for _, i, _ in mine), slots, positions))
-            grouped = spread([row for row in short if row[0].store is store])
-            if grouped:
-                t, limit = 1 + max(j for *_, j in grouped), 1 + max(b.length + j for b, _, j in grouped)
-                spots = numbers(b.slot * t + j for b, _, j in grouped)
-                self.groups.append(_Group(store, numbers(i for _, i, _ in grouped), spots, t, limit))
-        if not short:
-            return
-        self.families = []
-        for trunk, family in itertools.groupby(short, lambda row: row[0].trunk):
-            places = [place for _, place in family]
-            if trunk:
-                self.families.append((trunk, slice(places[0].start, places[-1].stop)))
-        self.edge = max((len(trunk.tokens) for trunk, _ in self.families), default=0)
-        self.width = self.edge + max(group.limit for group in self.groups)
-        # Where every query and every key of its row stand in the conversation; a key behind the visible part of
-        # the trunk stands behind every query.
-        tokens = spread(short)
-        visible = numbers(b.visible for b, *_ in tokens)[:, None]
-        at = torch.arange(self.width, device=device)
-        behind = torch.iinfo(torch.int64).max
-        self.key_at = torch.where(at < visible, at, torch.where(at < self.edge, behind, at - self.edge + visible))
-        self.query_at = numbers(b.visible + b.length + j for b, _, j in tokens)[:, None]
-
-    def hidden(self, window: int | None) -> torch.Tensor:
-        """Which keys a token of a short row must not see, (tokens, 1, width): later ones, and too early ones."""
-        if window not in self._hidden:
-            distance = self.query_at - self.key_at
-            hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
-            self._hidden[window] = hidden[:, None]
-        return self._hidden[window]
+        # Of every token: its row, its number among the row's new ones, and where it stands in its branch.
+        row = torch.repeat_interleave(torch.arange(len(branches), device=device), numbers(lengths))
+        number = torch.arange(ends[-1], device=device) - numbers(place.start for place in places)[row]
+        at = numbers(b.length for b in branches)[row] + number
+        slot = numbers(b.slot for b in branches)[row]
+        self.views, self.long, self.writes, self.groups = [], [], [], []
+        for (trunk, visible), family in itertools.groupby(zip(branches, places), lambda r: (r[0].trunk, r[0].visible)):
+            family = list(family)
+            if visible:
+                place = slice(family[0][1].start, family[-1][1].stop)
+                self.views.append((_Part(at[None, place] + visible, visible, True), place, trunk))
+        by_store: dict[_Store, list[int]] = {}
+        for i, branch in enumerate(branches):
+            by_store.setdefault(branch.store, []).append(i)
+        for store, mine in by_store.items():
+            tokens = numbers(j for i in mine for j in range(places[i].start, places[i].stop))
+            self.writes.append((store, tokens, slot[tokens], at[tokens]))
+            short = [i for i in mine if lengths[i] <= FEW]
+            for i in mine if len(short) < len(mine) else ():
+                if lengths[i] > FEW:
+                    part = _Part(at[None, places[i]], branches[i].length + lengths[i], False)
+                    self.long.append((part, places[i], branches[i]))
+            if not short:
+                continue
+            if len(short) < len(mine):
+                tokens = numbers(j for i in short for j in range(places[i].start, places[i].stop))
+            slots, t = len(store.branches), max(lengths[i] for i in short)
+            spots = slot[tokens] * t + number[tokens]
+            fill = torch.zeros(slots * t, dtype=torch.int64, device=device).index_copy_(0, spots, tokens)
+            reach = torch.zeros_like(fill).index_copy_(0, spots, at[tokens])
+            limit = max(branches[i].length + lengths[i] for i in short)
+            self.groups.append(_Group(reach.unflatten(0, (slots, t)), limit, False, {}, store, tokens, spots, fill))
+        return at + numbers(b.visible for b in branches)[row]
 
 
-def attend(module, query, key, value, attention_mask, scaling=None, sliding_window=None, softcap=None, **unused):
+def _branches(module, query, key, value, attention_mask, scaling=None, sliding_window=None, softcap=None, **unused):
     """What transformers calls for attention "branches": keys and values are the cache's layer."""
     if softcap is not None:
         raise NotImplementedError("rollouts do not know attention with capped scores (Gemma 2); take another model")
@@ -273,7 +267,7 @@ def attend(module, query, key, value, attention_mask, scaling=None, sliding_wind
     return key.attend(query[0], scaling, sliding_window).transpose(0, 1)[None].contiguous(), None
 
 
-AttentionInterface.register("branches", attend)
+AttentionInterface.register("branches", _branches)
 
 
 class Forest:
@@ -300,7 +294,7 @@ class Forest:
     def read_trunk(self, trunk: Trunk):
         """Read a whole trunk."""
         self.cache.aim_at_trunk(trunk)
-        self._forward([trunk.tokens], [0], [0])
+        self._forward(trunk.tokens, torch.arange(len(trunk.tokens), device=self.device), [0])
 
     def read(self, branches: list[Branch], tokens: list[list[int]], wanted: list[int]) -> torch.Tensor:
         """Put `tokens[i]` after what `branches[i]` holds; logits after each of the last `wanted[i]` of them.
@@ -309,13 +303,12 @@ class Forest:
         """
         for branch, new in zip(branches, tokens):
             self._make_room(branch, branch.length + len(new))
-        order = sorted(range(len(branches)), key=lambda i: (len(tokens[i]) > FEW, id(branches[i].trunk)))
+        order = sorted(range(len(branches)), key=lambda i: (id(branches[i].trunk), branches[i].visible))
         in_order = [branches[i] for i in order]
-        self.cache.aim_at_branches(in_order, [len(tokens[i]) for i in order], self.device)
+        positions = self.cache.aim_at_branches(in_order, [len(tokens[i]) for i in order], self.device)
         ends = dict(zip(order, itertools.accumulate(len(tokens[i]) for i in order)))
         last = [place for i, count in enumerate(wanted) for place in range(ends[i] - count, ends[i])]
-        starts = [branch.visible + branch.length for branch in in_order]
-        logits = self._forward([tokens[i] for i in order], starts, last)
+        logits = self._forward([token for i in order for token in tokens[i]], positions, last)
         for branch, new in zip(branches, tokens):
             branch.length += len(new)
         return logits
@@ -341,17 +334,12 @@ class Forest:
         if source:
             source.free(slot)
 
-    def _forward(self, tokens: list[list[int]], starts: list[int], wanted: list[int]) -> torch.Tensor:
-        """Logits after the tokens at places `wanted`, (wanted, vocab), of lists of tokens one after the other.
-
-        The first token of list i stands at position `starts[i]` of its conversation.
-        """
-        ids = list(itertools.chain(*tokens))
-        positions = [start + j for new, start in zip(tokens, starts) for j in range(len(new))]
-        self.tokens_read += len(ids)
+    def _forward(self, tokens: list[int], positions: torch.Tensor, wanted: list[int]) -> torch.Tensor:
+        """Logits after the tokens at places `wanted`, (wanted, vocab); `positions` are those in their conversations."""
+        self.tokens_read += len(tokens)
         return self.causal(
-            input_ids=torch.tensor([ids], device=self.device),
-            position_ids=torch.tensor([positions], device=self.device),
+            input_ids=torch.tensor([tokens], device=self.device),
+            position_ids=positions[None],
             # Who sees what is the cache's business; a mask of four dimensions keeps transformers from making its own.
             attention_mask=torch.zeros(1, 1, 1, 1, device=self.device),
             past_key_values=self.cache,
