@@ -60,12 +60,17 @@ class Episode:
 
 @dataclass(eq=False)
 class _Sample:
-    """An episode in play, with its uniform numbers in [0, 1): number i decides on the i-th token it writes."""
+    """An episode in play, with its uniform numbers in [0, 1): number i decides on the i-th token it writes.
+
+    `tokens` and `invalid` are what it has more of than its row, which it may have joined later.
+    """
 
     episode: Episode
     order: int
     rng: random.Random
     numbers: list[float] = field(default_factory=list)
+    tokens: int = 0
+    invalid: int = 0
 
     def draw(self, place: int) -> float:
         while place >= len(self.numbers):
@@ -77,19 +82,23 @@ class _Sample:
 class _Row:
     """A row of the batch: the samples that have the same history, and the world as it is after it.
 
-    `pending` are the tokens of that history that the branch does not hold yet, `turn` those of the message
-    being written, `seen` the last ones of all.
+    `history` are all its tokens, `pending` those that the branch does not hold yet, `turn` those of the message being
+    written. `follows`: all are those of the trunk. `ended`: how the episode did. `joined`: a row that went on with these
+    samples, and how many more tokens and invalid actions they have than it.
     """
 
     samples: list[_Sample]
     env: TextEnv
     messages: list[Message]
     branch: Branch
+    history: list[int]
     pending: list[int]
     turn: list[int] = field(default_factory=list)
-    seen: list[int] = field(default_factory=list)
+    follows: bool = True
     invalid: int = 0
     tokens: int = 0
+    ended: tuple[float, bool, dict] | None = None
+    joined: tuple["_Row", int, int] | None = None
 
 
 def _shared(a: list[int], b: list[int]) -> int:
@@ -166,6 +175,7 @@ class Rollouts:
         self.model.eval()
         self.finished: list[Trajectory | None] = [None] * len(episodes)
         self.rows: list[_Row] = []
+        self.turns: dict[object, tuple[_Row, int, int]] = {}
         self.guesses = Guesses()
         waiting = self._waiting(episodes)
         causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
@@ -191,10 +201,11 @@ class Rollouts:
             prompt = self.chat.prompt(first.messages)
             for start in range(0, len(samples), self.batch_size):
                 part = samples[start : start + self.batch_size]
-                row = _Row(part, part[0].episode.env, list(first.messages), Branch(), prompt)
+                row = _Row(part, part[0].episode.env, list(first.messages), Branch(), list(prompt), prompt)
                 if len(prompt) + self.max_new_tokens > self.max_length:
                     self._finish(row, 0.0, False, overflow=True)
                 else:
+                    self.turns.setdefault(self._place(row), (row, 0, 0))
                     by_task.setdefault((first.task.env, first.task.id), []).append(row)
         if self.share:
             # What is alone in its task shares the system prompt with all others that are.
@@ -213,14 +224,13 @@ class Rollouts:
         if not waiting or (self.rows and free < self.batch_size // 4):
             return
         trunks: dict[Trunk, None] = {}
-        while waiting and len(waiting[-1].samples) <= free:
+        while waiting and (len(waiting[-1].samples) <= free or not self.rows):
             row = waiting.pop()
             free -= len(row.samples)
             self.rows.append(row)
             if row.branch.visible and not row.branch.trunk.keys:
                 trunks[row.branch.trunk] = None
-            row.seen = row.branch.trunk.tokens[: row.branch.visible] if row.branch.visible else []
-            self._saw(row, row.pending)
+            self._learn(row, len(row.pending))
         for trunk in trunks:
             self.guesses.learn(trunk.tokens, len(trunk.tokens))
             self.forest.read_trunk(trunk)
@@ -236,7 +246,7 @@ class Rollouts:
         # The fewer rows, the less a guessed token costs beside the pass itself.
         most = min(16, max(3, 256 // len(rows))) if self.guess else 0
         guesses = [
-            self.guesses.after(row.seen, min(most, self.max_new_tokens - len(row.turn) - 1), self.chat.end)
+            self.guesses.after(row.history, min(most, self.max_new_tokens - len(row.turn) - 1), self.chat.end)
             for row in rows
         ]
         tokens = [row.pending + guess for row, guess in zip(rows, guesses)]
@@ -270,7 +280,7 @@ class Rollouts:
             cumulative = (logits / self.temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
             widest = max(len(row.samples) for row in rows)
             draws = [
-                [s.draw(row.tokens + place) for s in row.samples] + [0.0] * (widest - len(row.samples))
+                [s.draw(row.tokens + s.tokens + place) for s in row.samples] + [0.0] * (widest - len(row.samples))
                 for row, place in places
             ]
             draws = torch.tensor(draws, dtype=torch.float64, device=logits.device) * cumulative[:, -1:]
@@ -282,15 +292,21 @@ class Rollouts:
         """A row of their own for samples that wrote something else than the others of their row."""
         twin = replace(
             row, samples=samples, env=row.env.clone(), messages=list(row.messages), turn=list(row.turn),
-            seen=list(row.seen), branch=self.forest.fork(row.branch, length),
+            history=list(row.history), branch=self.forest.fork(row.branch, length),
         )  # fmt: skip
         self.rows.append(twin)
         return twin
 
     def _saw(self, row: _Row, tokens: list[int]):
-        row.seen = row.seen[-max(Guesses.ORDERS) :] + tokens
+        """The row's history goes on with these tokens."""
+        trunk, place = row.branch.trunk.tokens if row.branch.trunk else [], len(row.history)
+        row.follows = row.follows and trunk[place : place + len(tokens)] == tokens
+        row.history += tokens
+        self._learn(row, len(tokens))
+
+    def _learn(self, row: _Row, new: int):
         if self.guess:
-            self.guesses.learn(row.seen, len(tokens))
+            self.guesses.learn(row.history, new)
 
     def _act(self, row: _Row):
         """Hand the finished message to the world; take in its answer or end the episode."""
@@ -298,9 +314,7 @@ class Rollouts:
         row.messages.append({"role": "assistant", "content": message})
         ended = row.turn[-1] == self.chat.end
         row.turn = []
-        start = row.samples[0].episode
-        if start.stop and len(row.messages) == len(start.messages) + 1 and start.stop(message):
-            self._remove(row, 0.0, False, stopped=True)
+        if not self._go_on(row, message):
             return
         try:
             observation, reward, terminated, truncated, info = row.env.step(message)
@@ -317,20 +331,78 @@ class Rollouts:
         row.pending = row.pending + answer
         self._saw(row, answer)
         row.messages.append({"role": "user", "content": observation})
-        if row.branch.visible + row.branch.length + len(row.pending) + self.max_new_tokens > self.max_length:
+        if len(row.history) + self.max_new_tokens > self.max_length:
             self._remove(row, 0.0, False, overflow=True)
+        elif self._meet(row):
+            self.rows.remove(row)
+            self.forest.drop(row.branch)
+        elif row.follows:
+            # It did as the expert, to the letter: the trunk holds all of its history.
+            row.branch.length, row.branch.visible = 0, len(row.history) - 1
+            row.pending = row.pending[-1:]
+
+    def _go_on(self, row: _Row, message: str) -> bool:
+        """End the samples that stop at this message, their first; whether any is left."""
+        stopping = [
+            sample for sample in row.samples
+            if sample.episode.stop and len(row.messages) == len(sample.episode.messages) + 1 and sample.episode.stop(message)
+        ]  # fmt: skip
+        if stopping:
+            going = [sample for sample in row.samples if sample not in stopping]
+            row.samples = stopping
+            self._finish(row, 0.0, False, stopped=True)
+            row.samples = going
+        if row.samples:
+            return True
+        self.rows.remove(row)
+        self.forest.drop(row.branch)
+        return False
+
+    def _meet(self, row: _Row) -> bool:
+        """At the start of a turn: join the row that has, or had, the same history, and will write the same.
+
+        Greedily that is any such row, even one that is done; samples draw anew, so theirs must not have begun its turn.
+        """
+        if not self.share:
+            return False
+        key = self._place(row)
+        other, tokens, invalid = self.turns.setdefault(key, (row, row.tokens, row.invalid))
+        while other.joined:
+            other, more_tokens, more_invalid = other.joined
+            tokens, invalid = tokens - more_tokens, invalid - more_invalid
+        begun = other.turn or len(other.messages) > len(row.messages)
+        stopped = not other.samples
+        if other is row or stopped or (begun and self.temperature > 0):
+            self.turns[key] = (row, row.tokens, row.invalid)
+            return False
+        row.joined = other, row.tokens - tokens, row.invalid - invalid
+        for sample in row.samples:
+            sample.tokens += row.joined[1]
+            sample.invalid += row.joined[2]
+        if other.ended:
+            reward, success, extra = other.ended
+            self._finish(replace(other, samples=row.samples), reward, success, **extra)
+        else:
+            other.samples = other.samples + row.samples
+        return True
+
+    def _place(self, row: _Row) -> tuple:
+        """What a row's history is told by: equal messages make equal worlds, equal tokens equal policies."""
+        task = row.samples[0].episode.task
+        return task.env, task.id, tuple(message["content"] for message in row.messages), tuple(row.history)
 
     def _remove(self, row: _Row, reward: float, success: bool, **extra):
+        row.ended = reward, success, extra
         self.rows.remove(row)
         self.forest.drop(row.branch)
         self._finish(row, reward, success, **extra)
 
     def _finish(self, row: _Row, reward: float, success: bool, **extra):
-        extra = {"terminated": False, "invalid": row.invalid, "tokens": row.tokens} | extra
         for sample in row.samples:
-            episode = sample.episode
+            episode, tokens = sample.episode, row.tokens + sample.tokens
+            more = {"terminated": False, "invalid": row.invalid + sample.invalid, "tokens": tokens} | extra
             self.actions_taken += sum(m["role"] == "assistant" for m in row.messages[len(episode.messages) :])
-            self.tokens_written += row.tokens
+            self.tokens_written += tokens
             self.finished[sample.order] = Trajectory(
-                episode.task, list(row.messages), float(reward), bool(success), self.agent, episode.seed, dict(extra)
+                episode.task, list(row.messages), float(reward), bool(success), self.agent, episode.seed, more
             )
