@@ -1,6 +1,6 @@
 """Batched multi-turn generation: many episodes at once, the key-value cache kept across turns.
 
-An episode is an environment and the messages so far. Five things make a batch of them fast:
+An episode is an environment and the messages so far. Six things make a batch of them fast:
 
 1. The cache lives as long as the episode. An observation is appended to it; no history is ever
    encoded twice (`branches.py`).
@@ -8,8 +8,9 @@ An episode is an environment and the messages so far. Five things make a batch o
    is encoded once, as a trunk, and its keys and values are read once for all of them.
 3. Samples of one step are one row of the batch until they differ: what they have in common is
    computed once. Each still draws its own tokens, so nothing is sampled otherwise than alone.
-4. Several tokens are read in one pass where they can be guessed (`guesses.py`).
-5. A finished episode leaves its row to a waiting one.
+4. Rows that come to the same history become one row again; what follows the expert to the letter is on the trunk.
+5. Several tokens are read in one pass where they can be guessed (`guesses.py`).
+6. A finished episode leaves its row to a waiting one.
 
 Every row of the batch holds one history and has its own length; `pending` are its tokens that the
 model has not read yet: an observation at the start of a turn, one sampled token within it.
@@ -83,7 +84,7 @@ class _Row:
     """A row of the batch: the samples that have the same history, and the world as it is after it.
 
     `history` are all its tokens, `pending` those that the branch does not hold yet, `turn` those of the message being
-    written. `follows`: all are those of the trunk. `ended`: how the episode did. `joined`: a row that went on with these
+    written. `follows`: all but the last are those of the trunk. `ended`: how the episode did. `joined`: a row that went on with these
     samples, and how many more tokens and invalid actions they have than it.
     """
 
@@ -94,7 +95,7 @@ class _Row:
     history: list[int]
     pending: list[int]
     turn: list[int] = field(default_factory=list)
-    follows: bool = True
+    follows: bool = False
     invalid: int = 0
     tokens: int = 0
     ended: tuple[float, bool, dict] | None = None
@@ -129,6 +130,7 @@ def _plant(rows: list[_Row]):
     trunk = Trunk(rows[longest].pending[: max(visible)])
     for row, seen in zip(rows, visible):
         row.branch, row.pending = Branch(trunk, seen), row.pending[seen:]
+        row.follows = len(row.pending) == 1
 
 
 class Rollouts:
@@ -299,8 +301,10 @@ class Rollouts:
 
     def _saw(self, row: _Row, tokens: list[int]):
         """The row's history goes on with these tokens."""
-        trunk, place = row.branch.trunk.tokens if row.branch.trunk else [], len(row.history)
-        row.follows = row.follows and trunk[place : place + len(tokens)] == tokens
+        if row.follows:
+            # The very last token may stand behind the trunk: it is read again anyway.
+            ahead = row.branch.trunk.tokens[len(row.history) :]
+            row.follows = len(tokens) <= len(ahead) + 1 and all(a == b for a, b in zip(ahead, tokens))
         row.history += tokens
         self._learn(row, len(tokens))
 

@@ -2,16 +2,18 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from ipr_lite import plain_rollouts
+from ipr_lite import envs, plain_rollouts
 from ipr_lite.branches import Branch, _Store
 from ipr_lite.chat import Chat
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.guesses import Guesses, agreed
+from ipr_lite.model import TINY_BASE, load_tokenizer
 from ipr_lite.pretrain import train_tokenizer
 from ipr_lite.rollout import Episode, Rollouts, stable_seed
 from ipr_lite.trajectory import Task
@@ -183,6 +185,83 @@ def test_what_saves_time_changes_no_sample(model, chat, off):
         assert fast.tokens_written == plain.tokens_written
         if "share" in off:
             assert fast.tokens_read < plain.tokens_read
+
+
+@pytest.fixture(scope="module")
+def shopper():
+    """The shipped base, which writes real text: what it wrote and what is read of it are the same tokens."""
+    return AutoModelForCausalLM.from_pretrained(TINY_BASE).eval(), Chat(load_tokenizer(str(TINY_BASE)))
+
+
+@pytest.fixture(scope="module")
+def trips(shopper):
+    """Greedy trips of the shipped base in the shop, four steps or longer."""
+    env, made = envs.make("shop"), []
+    for task in envs.tasks("shop", "dev")[:12]:
+        observation, _ = env.reset(options={"task": task})
+        made.append(Episode(env.clone(), task, env.messages(observation, task), 0))
+    found = [t for t in in_shop(shopper).play(made) if t.steps >= 4]
+    assert len(found) >= 4
+    return found[:4]
+
+
+def in_shop(shopper, **changes):
+    return player(*shopper, **({"max_new_tokens": 60, "max_length": 2000, "batch_size": 64} | changes))
+
+
+def from_every_step(trips, samples=1):
+    """Episodes that begin before every step of some trips."""
+    made, env = [], envs.make("shop")
+    for trip in trips:
+        env.reset(options={"task": trip.task})
+        for step, action in enumerate(trip.actions):
+            for sample in range(samples):
+                seed = stable_seed(2, trip.id, step, sample)
+                made.append(Episode(env.clone(), trip.task, trip.messages[: 2 + 2 * step], seed))
+            env.step(action)
+    return made
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_rows_that_come_to_one_history_go_on_as_one(shopper, trips, batch_size):
+    """Greedily, what is played from the middle of a trip is the rest of the trip: written once for all its steps."""
+    fast, plain = in_shop(shopper, batch_size=batch_size), in_shop(shopper, share=False)
+    one, other = fast.play(from_every_step(trips)), plain.play(from_every_step(trips))
+    assert [(t.messages, t.reward, t.extra) for t in one] == [(t.messages, t.reward, t.extra) for t in other]
+    assert [t.messages for t in one] == [trip.messages for trip in trips for _ in trip.actions]
+    assert fast.tokens_written == plain.tokens_written and fast.actions_taken == plain.actions_taken
+    assert fast.tokens_read < plain.tokens_read / 3
+
+
+def test_an_episode_that_stops_leaves_its_row_to_those_that_joined_it(shopper, trips):
+    """Three begin at one trip's first or second step; one of them is to stop at its first message."""
+    trip, asked = trips[0], []
+
+    def stop(message):
+        asked.append(message)
+        return True
+
+    for order in (1, -1):
+        first, second = from_every_step([trip])[:2]
+        made = [first, second, replace(second, env=second.env.clone(), stop=stop)]
+        played = in_shop(shopper).play(made[::order])[::order]
+        assert [t.messages for t in played[:2]] == [trip.messages] * 2
+        assert played[0].extra == trip.extra and played[1].extra["tokens"] < trip.extra["tokens"]
+        assert played[2].extra["stopped"] and played[2].messages == trip.messages[:5]
+    assert asked == [trip.actions[1]] * 2
+
+
+def test_samples_that_follow_an_expert_to_the_letter_read_none_of_its_answers(shopper, trips):
+    cold = {"temperature": 0.02, "guess": False}
+    fast, plain = in_shop(shopper, **cold), in_shop(shopper, **cold, share=False)
+    played = fast.play(from_every_step(trips[:1], samples=2))
+    assert [t.messages for t in played] == [t.messages for t in plain.play(from_every_step(trips[:1], samples=2))]
+    assert all(t.messages == trips[0].messages for t in played)
+    chat, messages = shopper[1], trips[0].messages
+    trunk = len(chat.prompt(messages[: 2 * trips[0].steps]))
+    # Beyond the trunk, each of the steps (two samples are one row) reads its own first token and what it writes.
+    written = sum(t.extra["tokens"] for t in played) // 2
+    assert trunk < fast.tokens_read <= trunk + written + trips[0].steps
 
 
 def test_guesses_that_come_true_save_passes(model, chat):
