@@ -233,8 +233,10 @@ def test_rows_that_come_to_one_history_go_on_as_one(shopper, trips, batch_size):
     assert fast.tokens_read < plain.tokens_read / 3
 
 
-def test_an_episode_that_stops_leaves_its_row_to_those_that_joined_it(shopper, trips):
-    """Three begin at one trip's first or second step; one of them is to stop at its first message."""
+@pytest.mark.parametrize("later", [1, 2])
+def test_an_episode_that_stops_leaves_its_row_to_those_that_joined_it(shopper, trips, later):
+    """Three begin at one trip's first or a later step; one of them is to stop at its first message: before another
+    comes by (later = 2), or when it has joined (1)."""
     trip, asked = trips[0], []
 
     def stop(message):
@@ -242,13 +244,14 @@ def test_an_episode_that_stops_leaves_its_row_to_those_that_joined_it(shopper, t
         return True
 
     for order in (1, -1):
-        first, second = from_every_step([trip])[:2]
+        made = from_every_step([trip])
+        first, second = made[0], made[later]
         made = [first, second, replace(second, env=second.env.clone(), stop=stop)]
         played = in_shop(shopper).play(made[::order])[::order]
         assert [t.messages for t in played[:2]] == [trip.messages] * 2
         assert played[0].extra == trip.extra and played[1].extra["tokens"] < trip.extra["tokens"]
-        assert played[2].extra["stopped"] and played[2].messages == trip.messages[:5]
-    assert asked == [trip.actions[1]] * 2
+        assert played[2].extra["stopped"] and played[2].messages == trip.messages[: 3 + 2 * later]
+    assert asked == [trip.actions[later]] * 2
 
 
 def test_samples_that_follow_an_expert_to_the_letter_read_none_of_its_answers(shopper, trips):
