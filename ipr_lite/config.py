@@ -48,6 +48,26 @@ class Config:
     dev: int = 100
     """Tasks of the dev split to evaluate on."""
     test: int = 300
+    without: str = ""
+    """Savings to do without, such as `share,stop`; see SAVINGS. The pairs are the same, the time is not."""
+
+    def saves(self, name: str) -> bool:
+        """Whether a run makes this saving. Raises ValueError for unknown names in `without`."""
+        off = [part.strip() for part in self.without.split(",") if part.strip()]
+        unknown = set(off) - set(SAVINGS)
+        if unknown:
+            raise ValueError(f"unknown saving {', '.join(sorted(unknown))} in without; choose of {', '.join(SAVINGS)}")
+        return name not in off
+
+
+SAVINGS = {
+    "share": "one history is computed once: one trunk, one row, one rest of an episode",
+    "guess": "several tokens are read in one pass where they can be guessed",
+    "stop": "an exploration ends at its first action where that is the expert's own",
+    "skip": "steps that can give no pair (equal outcome, equal action) are not scored",
+    "reuse": "what an earlier iteration has scored is not scored again",
+}
+"""What spares work in rollouts and scoring; each can be switched off with `--without`."""
 
 
 QUICK = {

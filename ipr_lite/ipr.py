@@ -75,6 +75,7 @@ class Run:
         self.config, self.folder, self.quiet = config, Path(folder), quiet
         self.scale = scale(config.scale, config.model)
         self.env = envs.make(config.env, config.data)
+        config.saves("")  # names of savings are checked before anything is done
         self.rule = PairRule(
             config.tau_step, config.tau_outcome, config.both_directions, config.action_only
         )
@@ -86,7 +87,8 @@ class Run:
         if path.exists():
             self.resumed = True
             theirs = json.loads(path.read_text(encoding="utf-8"))
-            changed = {k for k, v in asdict(config).items() if theirs.get(k) != v}
+            # A run of an earlier version lacks newer options: they stood at their defaults.
+            changed = {k for k, v in asdict(config).items() if theirs.get(k, getattr(Config(), k)) != v}
             if changed:
                 raise ValueError(
                     f"{self.folder} holds a run with other settings ({', '.join(sorted(changed))}); "
@@ -119,6 +121,8 @@ class Run:
             max_length=self.scale.max_length,
             batch_size=self.scale.rollout_batch,
             agent=agent,
+            share=self.config.saves("share"),
+            guess=self.config.saves("guess"),
         )
 
     def _bar(self, what: str):
@@ -199,7 +203,8 @@ class Run:
             temperature = self.config.explore_temperature
             player = self.player(self.iterate(iteration - 1), temperature, f"ipr-{iteration - 1}")
             seed = stable_seed(self.config.seed, iteration)
-            found = explore(experts, self.states(experts), player, seed, self._bar("explore"))
+            whole = not self.config.saves("stop")
+            found = explore(experts, self.states(experts), player, seed, self._bar("explore"), whole)
             for exploration in found:
                 exploration.trajectory.extra["start_step"] = exploration.start
             self._count(f"iteration-{iteration}/explore", player)
@@ -214,18 +219,20 @@ class Run:
         path = self.file(iteration, "step_rewards.jsonl")
         if not path.exists():
             experts = self.demonstrations()
-            left = contrasts(
-                experts, self.explorations(iteration), self.env, self.rule, empty_counts()
-            )
+            explorations = self.explorations(iteration)
+            left = contrasts(experts, explorations, self.env, self.rule, empty_counts())
             states = self.states(experts)
             wanted = steps_to_score(left, states)
+            expert_of = {expert.id: expert for expert in experts}
+            others = [(expert_of[e.trajectory.id], e) for e in explorations if e.start > 1]
+            in_vain = [] if self.config.saves("skip") else steps_to_score(others, states)
             showcase = [
                 step_of(states[expert.id][t - 1], expert, t, "expert")
                 for expert in experts[: self.config.showcase]
                 for t in range(1, expert.steps + 1)
             ]
-            known = {_key(r): r for r in self._scored()}
-            new = {_key(s): s for s in showcase + wanted if _key(s) not in known}
+            known = {_key(r): r for r in self._scored()} if self.config.saves("reuse") else {}
+            new = {_key(s): s for s in showcase + wanted + in_vain if _key(s) not in known}
             if new:
                 scorer = self.player(self.sft(), 1.0, "scorer")
                 scored = monte_carlo(

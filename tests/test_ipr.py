@@ -14,7 +14,7 @@ from ipr_lite import artefacts
 from ipr_lite.__main__ import main
 from ipr_lite.baselines import flipped
 from ipr_lite.compare import compare
-from ipr_lite.config import Config
+from ipr_lite.config import SAVINGS, Config
 from ipr_lite.evaluation import add_results, read_metrics, read_results
 from ipr_lite.ipr import NoPairs, Run, run
 from ipr_lite.model import load_adapter_weights
@@ -69,6 +69,35 @@ def test_every_world_runs_to_its_report(world, tmp_path):
         {world} if world != "all" else {"shop", "sql", "house"}
     )
     assert len(read_pairs(tmp_path / "iteration-1" / "pairs.jsonl")) > 5
+
+
+@pytest.mark.parametrize("without", [*SAVINGS, ",".join(SAVINGS)])
+def test_the_pairs_are_the_same_without_each_saving(without, finished, tmp_path):
+    """Both iterations, from the same policies; what is saved in actions shows in the budget."""
+    shutil.copytree(finished, tmp_path / "run")
+    for name in ("explorations", "step_rewards", "pairs"):
+        for iteration in (1, 2):
+            (tmp_path / "run" / f"iteration-{iteration}" / f"{name}.jsonl").unlink()
+    for name in ("budget.json", "config.json", "expert_step_rewards.jsonl"):
+        (tmp_path / "run" / name).unlink()
+    lab = Run(replace(SMALL, without=without), tmp_path / "run", quiet=True)
+    spent = json.loads((finished / "budget.json").read_text())
+    for iteration in (1, 2):
+        pairs = lab.pairs(iteration)
+        assert pairs == read_pairs(finished / f"iteration-{iteration}" / "pairs.jsonl") and pairs
+    more = {
+        stage: amounts["env_steps"] - spent[stage]["env_steps"]
+        for stage, amounts in json.loads((tmp_path / "run" / "budget.json").read_text()).items()
+    }
+    costs = {"stop": "iteration-1/explore", "skip": "iteration-1/score", "reuse": "iteration-2/score"}
+    for name, stage in costs.items():
+        assert (more[stage] > 0) == (name in without.split(",") or (name == "reuse" and "skip" in without)), name
+
+
+def test_an_unknown_saving_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="unknown saving warp in without; choose of share, guess"):
+        Run(replace(SMALL, without="share,warp"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_explorations_cut_short_give_the_same_pairs(finished):
