@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--trajectories", type=int, help="default: 40; with --quick 4")
             command.add_argument("--runs", type=int, help="how often, default: 5; with --quick 1")
             command.add_argument("--ways", nargs="+", metavar="WAY", help="default: all of ipr_lite/bench.py")
-            command.add_argument("--json", action="store_true", help="print the medians and all rows as JSON")
+            command.add_argument("--json", action="store_true", help="print the ratios and medians as one line of JSON")
             command.add_argument("--results", type=Path, help="default: bench.csv in the run's folder")
     base = commands.add_parser("pretrain", help="make the tiny base model anew")
     base.add_argument("--out", type=Path, default=None, help="default: data/tiny-base")
@@ -223,14 +223,15 @@ def do_bench(options) -> int:
     trajectories, runs = (options.trajectories or 4, options.runs or 1) if options.quick else (
         options.trajectories or 40, options.runs or 5)
     say = (lambda text: None) if options.json else tqdm.write
-    rows = b.bench(run, trajectories, config.samples, runs, options.ways, say)
-    path = options.results or run.folder / "bench.csv"
-    b.write_bench(path, rows, "python -m ipr_lite " + " ".join(sys.argv[1:]))
+    path, command = options.results or run.folder / "bench.csv", "python -m ipr_lite " + " ".join(sys.argv[1:])
+    rows = b.bench(
+        run, trajectories, config.samples, runs, options.ways, say, lambda rows: b.write_bench(path, rows, command)
+    )
     if options.json:
-        medians = b.medians(rows).to_dict("index")
-        print(json.dumps({"medians": medians, "rows": rows.to_dict("records")}, indent=1))
+        print(json.dumps(b.summary(rows) | {"medians": b.medians(rows).to_dict("index")}))
     else:
         print(b.bench_table(rows))
+        print(b.stage_table(rows))
         print(f"results: {path}")
     return 0
 

@@ -1,19 +1,25 @@
 """How fast rollouts are: ways to do one job, side by side in one run, against the least time it could take.
 
 The job is what Monte Carlo step rewards cost: N rollouts from after every step of some expert trajectories, by the
-scorer, at temperature 1.
+scorer, at temperature 1. All ways play the same policy. The first two and `unmerged` read it as it is trained, a 4-bit
+base and an adapter; the others read one float copy of it, which the tiny scale can afford (`model.merged`).
 
-    sequential   one episode at a time, `generate`, the history encoded anew every turn: the reference code's way
-    batched      `generate` on batches of 16, the history encoded anew every turn
-    continuous   transformers' own continuous batching, the history encoded anew every turn
-    unshared     ours, every rollout a row with a prompt of its own
-    unguessed    ours, one token a pass
-    ours         ours
+    sequential          one episode at a time, `generate`, the history encoded anew every turn: the reference code's way
+    batched             `generate` on batches of 16, the history encoded anew every turn
+    sequential_merged   as `sequential`, on the float copy
+    batched_merged      as `batched`, on the float copy
+    continuous          transformers' own continuous batching, the history encoded anew every turn
+    unmerged            ours, on the policy as it is
+    unshared            ours, every rollout a row with a prompt of its own
+    unguessed           ours, one token a pass
+    ours                ours, making the float copy included
 """
 
 from __future__ import annotations
 
 import itertools
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -29,7 +35,7 @@ from ipr_lite.envs.base import TextEnv
 from ipr_lite.evaluation import markdown_table
 from ipr_lite.ipr import Run
 from ipr_lite.jsonl import SCHEMA_VERSION, write_whole
-from ipr_lite.model import decoder
+from ipr_lite.model import decoder, set_adapter_weights
 from ipr_lite.rollout import Episode, Rollouts, stable_seed
 from ipr_lite.step_reward import step_of
 from ipr_lite.trajectory import Task, Trajectory
@@ -41,8 +47,12 @@ COLUMNS = (
     "part", "way", "run", "threads", "samples", "trajectories", "batch", "history", "rollouts", "tokens", "seconds",
     "floor", "memory",
 )  # fmt: skip
-"""part: what the row is for (ways, samples, trajectories, batch, history). tokens: written. floor: the least seconds,
-shared prefixes once except for `unshared`. memory: MiB at the peak above those before."""
+"""part: what the row is for (ways, samples, trajectories, batch, history, iteration). way: of part `iteration` its
+stages. tokens: written. floor: the least seconds, shared prefixes once except for `unshared`. memory: MiB at the peak
+above those before."""
+
+
+Play = Callable[[list[Episode]], list[Trajectory]]
 
 
 @dataclass
@@ -53,9 +63,12 @@ class Job:
     model: object = field(init=False)
 
     def __post_init__(self):
-        weights = self.run.sft()
+        self.weights, self.policy = self.run.sft(), self.run.policy
         self.chat, self.scale = self.run.chat, self.run.scale
-        self.model = decoder(self.run.policy, weights)
+        self.model = decoder(self.policy, self.weights)
+        set_adapter_weights(self.policy, self.weights, "explorer")
+        self.policy.set_adapter("explorer")
+        self.policy.eval()
 
     def episodes(self, trajectories: int, samples: int) -> list[Episode]:
         """Fresh episodes: `samples` from after every step of the first `trajectories` demonstrations."""
@@ -72,33 +85,43 @@ class Job:
                     found.append(Episode(step.env.clone(), step.task, step.messages, seed))
         return found
 
-    def rollouts(self, **changes) -> Rollouts:
+    def ours(self, model=None, **changes) -> Play:
+        """Rollouts of this package, on a float copy made for them where no model is given."""
         settings = {
             "temperature": 1.0, "max_new_tokens": self.scale.max_new_tokens, "max_length": self.scale.max_length,
             "batch_size": self.scale.rollout_batch, "agent": "scorer",
         }  # fmt: skip
-        return Rollouts(self.model, self.chat, **(settings | changes))
 
-    def plainly(self, write: Callable, batch_size: int | None, max_new_tokens: int = 0):
+        def play(episodes: list[Episode]) -> list[Trajectory]:
+            policy = model or decoder(self.policy, self.weights)
+            return Rollouts(policy, self.chat, **(settings | changes)).play(episodes)
+
+        return play
+
+    def plainly(self, write: Callable, model, batch_size: int | None, max_new_tokens: int = 0) -> Play:
         """Rollouts by `generate`; batch_size None: all at once."""
         most = max_new_tokens or self.scale.max_new_tokens
 
         def play(episodes: list[Episode]) -> list[Trajectory]:
             return plain_rollouts.play(
-                episodes, write(self.model, self.chat, 1.0, most), self.chat, batch_size=batch_size or len(episodes),
+                episodes, write(model, self.chat, 1.0, most), self.chat, batch_size=batch_size or len(episodes),
                 max_new_tokens=most, max_length=self.scale.max_length, agent="scorer",
             )  # fmt: skip
 
         return play
 
-    def ways(self) -> dict[str, Callable[[list[Episode]], list[Trajectory]]]:
+    def ways(self) -> dict[str, Play]:
+        generate, continuously = plain_rollouts.generate, plain_rollouts.generate_continuously
         return {
-            "sequential": self.plainly(plain_rollouts.generate, 1),
-            "batched": self.plainly(plain_rollouts.generate, BATCH),
-            "continuous": self.plainly(plain_rollouts.generate_continuously, None),
-            "unshared": self.rollouts(share=False).play,
-            "unguessed": self.rollouts(guess=False).play,
-            "ours": self.rollouts().play,
+            "sequential": self.plainly(generate, self.policy, 1),
+            "batched": self.plainly(generate, self.policy, BATCH),
+            "sequential_merged": self.plainly(generate, self.model, 1),
+            "batched_merged": self.plainly(generate, self.model, BATCH),
+            "continuous": self.plainly(continuously, self.model, None),
+            "unmerged": self.ours(self.policy),
+            "unshared": self.ours(share=False),
+            "unguessed": self.ours(guess=False),
+            "ours": self.ours(),
         }
 
     def conversation(self, episode: Episode, trajectory: Trajectory) -> floor.Conversation:
@@ -140,14 +163,18 @@ def bench(
     runs: int = 5,
     ways: tuple[str, ...] | None = None,
     say: Callable[[str], None] = lambda text: None,
+    keep: Callable[[pd.DataFrame], None] = lambda rows: None,
 ) -> pd.DataFrame:
-    """All measurements, as rows with the columns `COLUMNS`. Raises ValueError for an unknown way."""
+    """All measurements, as rows with the columns `COLUMNS`; `keep` gets those that are there after every run.
+
+    ways: which to measure beside `ours`. Raises ValueError for an unknown one.
+    """
     job = Job(run)
     all_ways = job.ways()
     unknown = set(ways or ()) - set(all_ways)
     if unknown:
         raise ValueError(f"unknown way {', '.join(sorted(unknown))}; choose of {', '.join(all_ways)}")
-    chosen = {name: all_ways[name] for name in ways or all_ways}
+    chosen = {name: play for name, play in all_ways.items() if name == "ours" or name in (ways or all_ways)}
     smaller = [max(1, trajectories // 4), max(1, trajectories // 2)]
     rows = []
 
@@ -168,8 +195,7 @@ def bench(
         rows.append(row | more)
         say(f"run {number}, {part}, {way}: {len(played)} rollouts in {spent:.2f} s (at least {least:.2f} s)")
 
-    warm_up = job.episodes(1, 1)
-    job.rollouts().play(warm_up)
+    job.ours()(job.episodes(1, 1))
     for number in range(1, runs + 1):
         # Other work on the machine comes and goes, so the rates are measured in every run.
         rates = floor.matrix_rate(job.model), floor.copy_rate(job.model)
@@ -177,17 +203,39 @@ def bench(
         for way, play in chosen.items():
             measure("ways", way, play, number, trajectories, samples)
         for n in (1, 5, 20):
-            measure("samples", "ours", job.rollouts().play, number, trajectories, n)
+            measure("samples", "ours", job.ours(), number, trajectories, n)
         for count in (*smaller, trajectories):
-            measure("trajectories", "ours", job.rollouts().play, number, count, samples)
+            measure("trajectories", "ours", job.ours(), number, count, samples)
         for batch in (32, 64, 128, 256):
-            play = job.rollouts(batch_size=batch).play
+            play = job.ours(batch_size=batch)
             measure("batch", "ours", play, number, trajectories, samples, batch=batch)
+        bare = dict.fromkeys(COLUMNS, 0) | {"run": number, "threads": torch.get_num_threads()}
         for way, history, spent in turns(job):
-            row = dict.fromkeys(COLUMNS, 0) | {"part": "history", "way": way, "run": number, "history": history}
-            rows.append(row | {"threads": torch.get_num_threads(), "rollouts": TALKS, "tokens": TALKS * WORDS, "seconds": spent})
+            row = {"part": "history", "way": way, "history": history, "rollouts": TALKS, "tokens": TALKS * WORDS}
+            rows.append(bare | row | {"seconds": spent})
             say(f"run {number}, history of {history} tokens, {way}: {1000 * spent:.0f} ms a turn")
+        for stage, spent in stages(run):
+            rows.append(bare | {"part": "iteration", "way": stage, "seconds": spent, "samples": run.config.samples,
+                                "trajectories": len(run.demonstrations())})  # fmt: skip
+            say(f"run {number}, {stage}: {spent:.2f} s")
+        keep(pd.DataFrame(rows, columns=COLUMNS))
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def stages(run: Run) -> list[tuple[str, float]]:
+    """Seconds of each stage of a first iteration: a run like this one in a folder aside, from its SFT policy on."""
+    names = {"explore": "explorations", "score": "step_rewards", "pairs": "pairs", "train": "train"}
+    found = []
+    with tempfile.TemporaryDirectory() as aside:
+        other = Run(run.config, Path(aside), quiet=True)
+        shutil.copytree(run.folder / "sft", other.folder / "sft")
+        shutil.copy(run.folder / "demonstrations.jsonl", other.folder)
+        other.sft()
+        for stage, method in names.items():
+            start = time.perf_counter()
+            getattr(other, method)(1)
+            found.append((stage, time.perf_counter() - start))
+    return found
 
 
 TALKS, WORDS, HISTORIES = 8, 16, (400, 800, 1600)
@@ -220,8 +268,8 @@ def turns(job: Job) -> list[tuple[str, int, float]]:
     experts = job.run.demonstrations()
     answer = experts[0].messages[3]["content"]
     ways = {
-        "batched": job.plainly(plain_rollouts.generate, BATCH, WORDS),
-        "ours": job.rollouts(max_new_tokens=WORDS, guess=False).play,
+        "batched_merged": job.plainly(plain_rollouts.generate, job.model, BATCH, WORDS),
+        "ours": job.ours(job.model, max_new_tokens=WORDS, guess=False),
     }
     found = []
     for history in HISTORIES:
@@ -265,6 +313,25 @@ def medians(rows: pd.DataFrame) -> pd.DataFrame:
     ways["times_ours"] = ways["seconds"] / ways["run"].map(ours)
     names = ["seconds", "floor", "rollouts_s", "tokens_s", "of_floor", "times_ours", "memory"]
     return ways.groupby("way", sort=False)[names].median()
+
+
+def summary(rows: pd.DataFrame) -> dict[str, float]:
+    """How many times the time of ours the plain ways take (medians), and the share of the floor's rate of ours."""
+    found = medians(rows)
+    names = {
+        "sequential": "vs_sequential", "batched": "vs_batched", "sequential_merged": "vs_sequential_merged",
+        "batched_merged": "vs_batched_merged", "continuous": "vs_continuous",
+    }  # fmt: skip
+    ratios = {names[way]: round(found.loc[way, "times_ours"], 2) for way in names if way in found.index}
+    return ratios | {"of_floor": round(found.loc["ours", "of_floor"], 4)}
+
+
+def stage_table(rows: pd.DataFrame) -> str:
+    """Where the time of one iteration goes, as Markdown; medians over runs."""
+    spent = rows[rows["part"] == "iteration"].groupby("way", sort=False)["seconds"].median()
+    whole = spent.sum()
+    lines = [(stage, f"{s:.1f}", f"{s / whole:.0%}") for stage, s in spent.items()]
+    return markdown_table(("stage", "seconds", "share"), [*lines, ("all", f"{whole:.1f}", "100%")])
 
 
 def bench_table(rows: pd.DataFrame) -> str:

@@ -54,19 +54,28 @@ def test_the_bench_runs_all_ways_on_one_job(run, tmp_path, monkeypatch):
     rows = b.bench(run, trajectories=2, samples=2, runs=1)
     assert tuple(rows.columns) == b.COLUMNS
     ways = rows[rows["part"] == "ways"].set_index("way")
-    assert list(ways.index) == ["sequential", "batched", "continuous", "unshared", "unguessed", "ours"]
+    assert list(ways.index) == [
+        "sequential", "batched", "sequential_merged", "batched_merged", "continuous", "unmerged", "unshared",
+        "unguessed", "ours",
+    ]  # fmt: skip
     assert ways["rollouts"].nunique() == 1
     # Ours write the same tokens with and without their savings; the others draw their own.
-    assert ways.loc["ours", "tokens"] == ways.loc["unshared", "tokens"] == ways.loc["unguessed", "tokens"]
+    assert ways.loc[["unmerged", "unshared", "unguessed"], "tokens"].eq(ways.loc["ours", "tokens"]).all()
     assert (ways["floor"] < ways["seconds"]).all() and ways.loc["ours", "floor"] < ways.loc["unshared", "floor"]
     grown = rows[rows["part"] == "samples"].set_index("samples")["rollouts"]
     assert grown[20] == 4 * grown[5] == 20 * grown[1]
-    assert set(rows["part"]) == {"ways", "samples", "trajectories", "batch", "history"}
+    assert set(rows["part"]) == {"ways", "samples", "trajectories", "batch", "history", "iteration"}
     assert (rows["seconds"] > 0).all()
     path = b.write_bench(tmp_path / "bench.csv", rows, "the command")
     assert path.read_text().startswith("# the command\n# schema")
     again = pd.read_csv(path, comment="#")
-    assert b.bench_table(again).count("\n") == 8
+    assert b.bench_table(again).count("\n") == 11
+    assert [line.split("|")[1].strip() for line in b.stage_table(again).splitlines()[2:]] == [
+        "explore", "score", "pairs", "train", "all"
+    ]  # fmt: skip
+    said, m = b.summary(again), b.medians(again)
+    assert said["vs_sequential"] == round(m.loc["sequential", "seconds"] / m.loc["ours", "seconds"], 2)
+    assert said["of_floor"] == round(m.loc["ours", "floor"] / m.loc["ours", "seconds"], 4)
     assert isinstance(rollout_speed(again), Figure)
 
 
@@ -82,6 +91,6 @@ def test_the_command_prints_json(run, capsys, monkeypatch):
     options = [f"--{name}={value}" for name, value in QUICK.items() if name != "demonstrations"]
     where = ["--demonstrations=10", f"--out={run.folder}", "--trajectories=1", "--runs=1", "--ways", "ours"]
     assert main(["bench", "--json", *options, *where]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["medians"]["ours"]["of_floor"] > 0 and said["rows"][0]["way"] == "ours"
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said["of_floor"] > 0 and set(said["medians"]) == {"ours"} and "vs_sequential" not in said
     assert (run.folder / "bench.csv").exists()
