@@ -281,7 +281,7 @@ class Forest:
         self.device = causal.get_input_embeddings().weight.device
         self.cache = BranchedCache(causal.config.get_text_config().num_hidden_layers)
         self.stores: dict[int, _Store] = {}
-        self.tokens_read = 0
+        self.tokens_read = self.passes = 0
 
     def __enter__(self):
         self._before = self.causal.config._attn_implementation
@@ -337,6 +337,7 @@ class Forest:
     def _forward(self, tokens: list[int], positions: torch.Tensor, wanted: list[int]) -> torch.Tensor:
         """Logits after the tokens at places `wanted`, (wanted, vocab); `positions` are those in their conversations."""
         self.tokens_read += len(tokens)
+        self.passes += 1
         return self.causal(
             input_ids=torch.tensor([tokens], device=self.device),
             position_ids=positions[None],

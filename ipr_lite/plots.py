@@ -239,8 +239,8 @@ def rollout_speed(rows: pd.DataFrame) -> Figure:
     rates = parts["ways"].assign(rate=lambda r: r["rollouts"] / r["seconds"], best=lambda r: r["rollouts"] / r["floor"])
     found = rates.groupby("way", sort=False)[["rate", "best"]].median()[::-1]
     for place, row in enumerate(found.itertuples()):
-        ours = row.Index in ("ours", "unshared", "unguessed")
-        ways.barh(place, row.rate, 0.65, color=PALETTE["ipr"] if ours else "#c4c4c4", alpha=1 if row.Index == "ours" else 0.6)
+        ours = row.Index in ("ours", "unshared", "unguessed", "unmerged")
+        ways.barh(place, row.rate, 0.65, color=PALETTE["ipr" if ours else "base"], alpha=1 if row.Index == "ours" else 0.6)
         ways.plot([row.best] * 2, [place - 0.4, place + 0.4], color="#d55e00", linewidth=2, label="" if place else "the floor")
         ways.annotate(f" {row.rate:,.0f}", (row.rate, place), va="center", fontsize=8)
     ways.set_yticks(range(len(found)), found.index)
@@ -256,9 +256,9 @@ def rollout_speed(rows: pd.DataFrame) -> Figure:
         axis.set(xlabel=label, ylabel="seconds", ylim=(0, None), xlim=(0, None))
         axis.legend(fontsize=7, frameon=False)
     if "history" in parts:
-        for way, colour, style in (("batched", "#8a8a8a", "-"), ("ours", PALETTE["ipr"], "-")):
+        for way, colour, marker in (("batched_merged", _OTHER, "o"), ("ours", PALETTE["ipr"], "D")):
             median = parts["history"].query("way == @way").groupby("history")["seconds"].median()
-            history.plot(median.index, 1000 * median, style, color=colour, marker="o" if way == "batched" else "D", label=way)
+            history.plot(median.index, 1000 * median, color=colour, marker=marker, label=way)
         history.set(xlabel="tokens of history", ylabel="milliseconds a turn", ylim=(0, None), xlim=(0, None))
         history.legend(fontsize=7, frameon=False)
     job = parts["ways"].iloc[0]

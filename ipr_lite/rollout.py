@@ -139,9 +139,10 @@ class Rollouts:
     model: a causal LM of transformers or a PeftModel with the wanted adapter active.
     temperature: 0 is greedy. max_new_tokens: of one turn; max_length: of one episode, in tokens.
     batch_size: episodes in play at once. share: off, every episode is a row with a prompt of its own; guess:
-    off, a pass reads no token that is not certain. Both change the time alone.
+    off, a pass reads no token that is not certain. Both change the time alone (and, as a batch does, the last bits of
+    float32: a draw on the very border of two tokens may fall on the other side).
 
-    Counts what it did: `actions_taken` and `tokens_written` by the episodes, `tokens_read` by the model.
+    Counts what it did: `actions_taken` and `tokens_written` by the episodes, `tokens_read` by the model in `passes`.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class Rollouts:
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
         self.max_length, self.batch_size = max_length, batch_size
         self.share, self.guess = share, guess
-        self.actions_taken = self.tokens_written = self.tokens_read = 0
+        self.actions_taken = self.tokens_written = self.tokens_read = self.passes = 0
 
     @torch.inference_mode()
     def play(
@@ -188,6 +189,7 @@ class Rollouts:
                 if progress:
                     progress(sum(t is not None for t in self.finished), len(episodes))
         self.tokens_read += self.forest.tokens_read
+        self.passes += self.forest.passes
         return self.finished
 
     def _waiting(self, episodes: list[Episode]) -> list[_Row]:

@@ -273,18 +273,9 @@ def test_guesses_that_come_true_save_passes(model, chat):
     first.play(episodes(5))
     passes = []
     for guess in (True, False):
-        again, count = player(model, chat, guess=guess), 0
-        advance = again._advance
-
-        def counted():
-            nonlocal count
-            count += 1
-            advance()
-
-        again._advance = counted
-        again.batch_size = 1
+        again = player(model, chat, guess=guess, batch_size=1)
         assert [t.messages for t in again.play(episodes(5) + episodes(5))] == 2 * [t.messages for t in first.finished]
-        passes.append(count)
+        passes.append(again.passes)
     assert passes[0] < 0.75 * passes[1]
 
 
