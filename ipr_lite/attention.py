@@ -1,8 +1,8 @@
 """Attention in parts: over the keys of a shared prompt and over a row's own, put together exactly.
 
 Softmax over two sets of keys is a mean of the softmaxes over each, weighted by the sums of their exponentials. So what
-several rows share is read once for all of their queries, and nothing is copied to lie in one piece (Juravsky et al. 2024,
-"Hydragen"; the same identity merges the blocks of FlashAttention).
+several rows share is read once for all of their queries, and nothing is copied to lie in one piece (Juravsky et al.
+2024, "Hydragen"; the same identity merges the blocks of FlashAttention).
 """
 
 from __future__ import annotations

@@ -95,7 +95,10 @@ class _Part:
     masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
 
     def mask(self, window: int | None, like: torch.Tensor, heads: int) -> torch.Tensor | None:
-        """-inf on keys behind a query and on those `window` or more before it, else 0: (rows, 1, heads * queries, keys)."""
+        """-inf on keys behind a query and on those `window` or more before it, else 0.
+
+        (rows, 1, heads * queries, keys), with the dtype and device of `like`.
+        """
         if window not in self.masks:
             mask = None
             if window is not None or not self.behind:

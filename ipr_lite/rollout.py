@@ -84,8 +84,8 @@ class _Row:
     """A row of the batch: the samples that have the same history, and the world as it is after it.
 
     `history` are all its tokens, `pending` those that the branch does not hold yet, `turn` those of the message being
-    written. `follows`: all but the last are those of the trunk. `ended`: how the episode did. `joined`: a row that went on with these
-    samples, and how many more tokens and invalid actions they have than it.
+    written. `follows`: all but the last are those of the trunk. `ended`: how the episode did. `joined`: a row that went
+    on with these samples, and how many more tokens and invalid actions they have than it.
     """
 
     samples: list[_Sample]
@@ -349,10 +349,9 @@ class Rollouts:
 
     def _go_on(self, row: _Row, message: str) -> bool:
         """End the samples that stop at this message, their first; whether any is left."""
-        stopping = [
-            sample for sample in row.samples
-            if sample.episode.stop and len(row.messages) == len(sample.episode.messages) + 1 and sample.episode.stop(message)
-        ]  # fmt: skip
+        first = len(row.messages) - 1
+        starts = [(sample, sample.episode) for sample in row.samples]
+        stopping = [s for s, start in starts if start.stop and len(start.messages) == first and start.stop(message)]
         if stopping:
             going = [sample for sample in row.samples if sample not in stopping]
             row.samples = stopping

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from ipr_lite import envs, plain_rollouts
+from ipr_lite import branches, envs, plain_rollouts
+from ipr_lite.attention import attend_plainly
 from ipr_lite.branches import Branch, _Store
 from ipr_lite.chat import Chat
 from ipr_lite.envs.base import TextEnv
@@ -163,6 +164,14 @@ def test_any_family_of_models_equals_generate(family, chat):
     played = player(model, chat).play(episodes(7))
     assert [t.messages for t in played] == [t.messages for t in plainly(model, chat, episodes(7))]
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_attention_written_plainly_plays_the_same(model, chat, monkeypatch):
+    """What a GPU computes, where torch's fused attention for CPUs is not to be had."""
+    monkeypatch.setattr(branches, "attend", attend_plainly)
+    played = player(model, chat).play(episodes(9, samples=2))
+    monkeypatch.undo()
+    assert [t.messages for t in played] == [t.messages for t in player(model, chat).play(episodes(9, samples=2))]
 
 
 def test_a_model_that_caps_its_scores_is_refused(chat):
