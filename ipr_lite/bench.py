@@ -323,13 +323,9 @@ def medians(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(rows: pd.DataFrame) -> dict[str, float]:
-    """How many times the time of ours the plain ways take (medians), and the share of the floor's rate of ours."""
+    """How many times the time of ours every other way takes (medians), and the share of the floor's rate of ours."""
     found = medians(rows)
-    names = {
-        "sequential": "vs_sequential", "batched": "vs_batched", "sequential_merged": "vs_sequential_merged",
-        "batched_merged": "vs_batched_merged", "continuous": "vs_continuous",
-    }  # fmt: skip
-    ratios = {names[way]: round(found.loc[way, "times_ours"], 2) for way in names if way in found.index}
+    ratios = {f"vs_{way}": round(times, 2) for way, times in found["times_ours"].items() if way != "ours"}
     return ratios | {"of_floor": round(found.loc["ours", "of_floor"], 4)}
 
 

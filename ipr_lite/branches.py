@@ -110,19 +110,6 @@ class _Part:
         return self.masks[window]
 
 
-@dataclass
-class _Group(_Part):
-    """Short rows whose branches lie in one store: `tokens` of the pass lie at `places` of (slots, t).
-
-    Slots whose rows are not in this pass take part, with `fill`, any token: cheaper than to copy what the others hold.
-    """
-
-    store: _Store = None
-    tokens: torch.Tensor = None
-    places: torch.Tensor = None
-    fill: torch.Tensor = None
-
-
 class _Layer(CacheLayerMixin):
     """One layer. transformers calls `update` with new keys and values, then attention "branches" with the result."""
 
@@ -169,24 +156,22 @@ class _Layer(CacheLayerMixin):
         for part, place, branch in cache.long:
             keys, values = (x[branch.slot, :, : part.keys] for x in branch.store.layers[self.number])
             see(part, place, keys, values, own, own_total)
-        for group in cache.groups:
-            slots, t = group.at.shape
-            keys, values = (x[:slots, :, : group.keys] for x in group.store.layers[self.number])
-            spread = query[:, group.fill].unflatten(1, (slots, t)).transpose(0, 1).flatten(2, 3)
-            one, sums = attend(spread, keys, values, group.mask(window, query, m), scale)
-            one, sums = (x.unflatten(2, (t, m)).transpose(0, 1).flatten(1, 2)[:, group.places] for x in (one, sums))
-            own[:, group.tokens], own_total[:, group.tokens] = one, sums
+        for part, store, tokens_of, spots, fill in cache.groups:
+            slots, t = part.at.shape
+            keys, values = (x[:slots, :, : part.keys] for x in store.layers[self.number])
+            spread = query[:, fill].unflatten(1, (slots, t)).transpose(0, 1).flatten(2, 3)
+            one, sums = attend(spread, keys, values, part.mask(window, query, m), scale)
+            one, sums = (x.unflatten(2, (t, m)).transpose(0, 1).flatten(1, 2)[:, spots] for x in (one, sums))
+            own[:, tokens_of], own_total[:, tokens_of] = one, sums
         found = join(shown, shown_total, own, own_total) if cache.views else own
         return found.transpose(1, 2).reshape(heads, tokens, size)
 
     def _trunk(self, query: torch.Tensor, scale: float, window: int | None) -> torch.Tensor:
         """The tokens of a trunk, each to those up to it."""
-        keys, values = self.new
-        seen = None
-        if window is not None and window < keys.shape[1]:
-            at = torch.arange(keys.shape[1], device=query.device)
-            ahead = at[:, None] - at
-            seen = (ahead >= 0) & (ahead < window)
+        (keys, values), seen = self.new, None
+        length = keys.shape[1]
+        if window is not None and window < length:
+            seen = _Part(torch.arange(length, device=query.device)[None], length, False).mask(window, query, 1)
         all_three = query[None], keys[None], values[None]
         return scaled_dot_product_attention(
             *all_three, attn_mask=seen, is_causal=seen is None, scale=scale, enable_gqa=True
@@ -245,20 +230,22 @@ class BranchedCache(Cache):
             tokens = numbers(j for i in mine for j in range(places[i].start, places[i].stop))
             self.writes.append((store, tokens, slot[tokens], at[tokens]))
             short = [i for i in mine if lengths[i] <= FEW]
-            for i in mine if len(short) < len(mine) else ():
-                if lengths[i] > FEW:
-                    part = _Part(at[None, places[i]], branches[i].length + lengths[i], False)
-                    self.long.append((part, places[i], branches[i]))
+            for i in set(mine) - set(short):
+                part = _Part(at[None, places[i]], branches[i].length + lengths[i], False)
+                self.long.append((part, places[i], branches[i]))
             if not short:
                 continue
             if len(short) < len(mine):
                 tokens = numbers(j for i in short for j in range(places[i].start, places[i].stop))
+            # The short rows of a store are read together, as (slots, t). Slots whose rows are not in this pass take
+            # part, with any token: cheaper than to copy what the others hold.
             slots, t = len(store.branches), max(lengths[i] for i in short)
             spots = slot[tokens] * t + number[tokens]
             fill = torch.zeros(slots * t, dtype=torch.int64, device=device).index_copy_(0, spots, tokens)
             reach = torch.zeros_like(fill).index_copy_(0, spots, at[tokens])
             limit = max(branches[i].length + lengths[i] for i in short)
-            self.groups.append(_Group(reach.unflatten(0, (slots, t)), limit, False, {}, store, tokens, spots, fill))
+            part = _Part(reach.unflatten(0, (slots, t)), limit, False)
+            self.groups.append((part, store, tokens, spots, fill))
         return at + numbers(b.visible for b in branches)[row]
 
 

@@ -223,9 +223,11 @@ class Run:
             left = contrasts(experts, explorations, self.env, self.rule, empty_counts())
             states = self.states(experts)
             wanted = steps_to_score(left, states)
-            expert_of = {expert.id: expert for expert in experts}
-            others = [(expert_of[e.trajectory.id], e) for e in explorations if e.start > 1]
-            in_vain = [] if self.config.saves("skip") else steps_to_score(others, states)
+            in_vain = []
+            if not self.config.saves("skip"):
+                expert_of = {expert.id: expert for expert in experts}
+                every = [(expert_of[e.trajectory.id], e) for e in explorations if e.start > 1]
+                in_vain = steps_to_score(every, states)
             showcase = [
                 step_of(states[expert.id][t - 1], expert, t, "expert")
                 for expert in experts[: self.config.showcase]
