@@ -71,6 +71,10 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--iteration", type=int, default=1)
         if name == "compare":
             command.add_argument("--seeds", default="0-9", help="such as 0-9 or 0,3,5")
+            command.add_argument("--methods", nargs="+", metavar="METHOD", help="default: SFT, its controls, IPR")
+            command.add_argument("--settings", nargs="+", default=["default"], metavar="SETTING",
+                                 help='such as default "w_step=0" "beta=0.3 updates=40"')
+            command.add_argument("--split", default="test", help="default: test; dev, to search settings")
             command.add_argument("--results", type=Path, help="the results file to add to")
         if name == "bench":
             command.add_argument("--trajectories", type=int, help="default: 40; with --quick 4")
@@ -197,14 +201,17 @@ def do_stage(options) -> int:
 
 
 def do_compare(options) -> int:
-    from ipr_lite.compare import compare
-    from ipr_lite.evaluation import add_results, effect_markdown, effect_table, read_results
+    import shlex
+
+    from ipr_lite.compare import DEFAULT_METHODS, compare
+    from ipr_lite.evaluation import effect_markdown, effect_table, read_results
 
     config = config_of(options)
-    rows = compare(config, seeds_of(options.seeds), folder_of(options, config))
-    path = options.results or Path("data") / "results" / f"{config.env}_effect.csv"
-    command = "python -m ipr_lite " + " ".join(sys.argv[1:])
-    add_results(path, rows, command)
+    folder = folder_of(options, config)
+    path = options.results or folder / "results.csv"
+    methods = options.methods or list(DEFAULT_METHODS)
+    command = shlex.join(["python", "-m", "ipr_lite", *sys.argv[1:]])
+    compare(config, methods, options.settings, seeds_of(options.seeds), folder, path, command, options.split)
     print(effect_markdown(effect_table(read_results(path))))
     print(f"results: {path}")
     return 0

@@ -1,87 +1,143 @@
-"""Methods x seeds -> a results file, one row for each, resumable.
+"""Methods x settings x seeds -> a results file, a row for each, resumable.
 
-Every seed is a run of its own (`runs/compare-.../seed-N`): the seed draws the demonstrations, the
-training order and the exploration. The dev split chooses IPR's iterate, and a baseline's round, before test
-is scored.
+A cell is one method of one setting and seed; a cell whose rows the results file holds is not run again. Every setting
+and seed is a run of its own (`runs/compare-.../SETTING/seed-N`): the seed draws the demonstrations, the training order
+and the exploration. Dev chooses IPR's iterate, and a baseline's round, before test is scored. One run, hence one
+model, is in memory at a time; two processes may share a results file.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ipr_lite.baselines import METHODS
+from filelock import FileLock
+from tqdm.auto import tqdm
+
+from ipr_lite import baselines, best_of_n, ppo
 from ipr_lite.config import Config
-from ipr_lite.evaluation import by_part, summarize
-from ipr_lite.ipr import Run, Weights
+from ipr_lite.evaluation import METHODS, add_results, by_part, read_results, summarize
+from ipr_lite.ipr import NoPairs, Run
 from ipr_lite.jsonl import write_whole
-from ipr_lite.trajectory import read_trajectories
+from ipr_lite.trajectory import Trajectory, read_trajectories
+
+TRAINED = baselines.METHODS | ppo.METHODS
+CHOSEN = best_of_n.METHODS
+DEFAULT_METHODS = ("base", "sft", "sft-long", "sft-careful", "random-pairs", "ipr", "expert")
+
+# What the SFT policy depends on; settings that agree here share it.
+_OF_SFT = ("demonstrations", "keep", "habits", "sft_epochs", "sft_learning_rate", "batch_size")
 
 
-def compare(config: Config, seeds: list[int], folder: Path, quiet: bool = False) -> list[dict]:
-    """All rows of all seeds. A seed whose rows.json is there is not run again."""
-    rows = []
-    for seed in seeds:
-        path = folder / f"seed-{seed}" / "rows.json"
-        if not path.exists():
-            one = Run(replace(config, seed=seed), path.parent, quiet)
-            write_whole(path, json.dumps(seed_rows(one), indent=1) + "\n")
-        rows += json.loads(path.read_text(encoding="utf-8"))
-    return rows
+def compare(
+    config: Config, methods: list[str], settings: list[str], seeds: list[int], folder: Path, results: Path,
+    command: str, split: str = "test", quiet: bool = False,
+) -> list[dict]:  # fmt: skip
+    """Run every cell that `results` lacks and put its rows there, with a line in the log beside it.
+
+    `split`: what is scored; "dev" searches settings without a look at test. Returns the new rows. Raises
+    ValueError for an unknown method or setting before anything is run.
+    """
+    unknown = [m for m in methods if m not in METHODS]
+    if unknown:
+        raise ValueError(f"unknown method {', '.join(unknown)}; choose of {', '.join(METHODS)}")
+    configs = [config.with_setting(setting) for setting in settings]
+    cells = [(c, seed, method) for seed in seeds for c in configs for method in sorted(methods, key=METHODS.index)]
+    bar = tqdm(cells, desc="compare", disable=quiet, unit="cell")
+    new, run = [], None
+    for c, seed, method in bar:
+        bar.set_postfix_str(f"seed {seed} {c.setting} {method}")
+        if cell_done(results, c, seed, method, split):
+            continue
+        place = folder / _file_name(c.setting) / f"seed-{seed}"
+        if run is None or run.folder != place:
+            run = Run(replace(c, seed=seed), place, quiet=True)
+            _share_sft(run, folder / "default" / f"seed-{seed}")
+        start = time.monotonic()
+        try:
+            rows = cell_rows(run, method, split)
+            found = ", ".join(f"{row['reward']:.3f}{'*' * row['selected']}" for row in rows if row["split"] == split)
+        except NoPairs as error:
+            rows, found = [], f"no rows: {error}"
+        note = f"{c.env} {method} {c.setting} seed {seed}: {found} ({time.monotonic() - start:.0f} s)"
+        with FileLock(str(results) + ".lock"):
+            if rows:
+                add_results(results, rows, command)
+            _log(results.with_suffix(".log"), command, [note, *_warnings(run, method)])
+        new += rows
+    return new
 
 
-def seed_rows(run: Run) -> list[dict]:
-    """The test rows of one seed: IPR's run first, then the baselines on its data."""
-    config = run.config
-    run.metrics()
+def cell_done(results: Path, config: Config, seed: int, method: str, split: str) -> bool:
+    """Whether the results file has the rows of a cell."""
+    if not results.exists():
+        return False
+    mine = {"env": config.env, "method": method, "setting": config.setting, "seed": seed, "split": split,
+            "precision": config.precision, "scale": config.scale}  # fmt: skip
+    table = read_results(results)
+    for column, value in mine.items():
+        table = table[table[column] == value]
+    return len(table) > 0
+
+
+def cell_rows(run: Run, method: str, split: str) -> list[dict]:
+    """The rows of one method on one run."""
+    if method == "ipr":
+        return ipr_rows(run, split)
+    if method in TRAINED:
+        return baseline_rows(run, method, split)
+    if method in CHOSEN:
+        return rows_of(run, CHOSEN[method](run, split), method, 0, True, ["sft", method], split)
+    stages = ["sft"] if method == "sft" else []
+    return rows_of(run, run.evaluate(method, split), method, 0, True, stages, split)
+
+
+def ipr_rows(run: Run, split: str) -> list[dict]:
+    """IPR after every iteration; the one that dev chose is marked."""
     chosen = run.select()
-    iterations = range(1, config.iterations + 1)
-    stages = {"base": [], "sft": ["sft"], "expert": []}
-    stages |= {f"ipr-{i}": ["sft", *(f"iteration-{j}" for j in range(1, i + 1))] for i in iterations}
     rows = []
-    for agent, spent in stages.items():
-        iteration = int(agent[4:]) if agent.startswith("ipr-") else 0
-        method = "ipr" if iteration else agent
-        selected = not iteration or agent == chosen
-        rows += rows_of(run, run.evaluate(agent, "test"), method, iteration, selected, spent)
-    for method, train in METHODS.items():
-        rows += baseline_rows(run, method, train)
+    for number in range(1, run.config.iterations + 1):
+        spent = ["sft", *(f"iteration-{earlier}" for earlier in range(1, number + 1))]
+        agent = f"ipr-{number}"
+        rows += rows_of(run, run.evaluate(agent, split), "ipr", number, agent == chosen, spent, split)
     return rows
 
 
-def baseline_rows(run: Run, method: str, train: Callable[[Run], list[Weights]]) -> list[dict]:
-    """The test rows of a baseline after every round (0: it has one); the round that dev chose is marked.
+def baseline_rows(run: Run, method: str, split: str) -> list[dict]:
+    """The rows of a baseline after every round (0: it has one); the round that dev chose is marked.
 
     `selected-METHOD.json` keeps the choice; written when all is played, it says that the baseline is done.
     """
-    path = run.folder / f"selected-{method}.json"
+    path = run.folder / f"selected-{method}{'' if split == 'test' else '-' + split}.json"
     if not path.exists():
-        rounds = train(run)
+        rounds = TRAINED[method](run)
         agents = {f"{method}-{n}" if len(rounds) > 1 else method: w for n, w in enumerate(rounds, start=1)}
-        dev = {}
-        if len(rounds) > 1:
-            dev = {a: summarize(run.evaluate(a, "dev", w), a, "dev")["reward"] for a, w in agents.items()}
+        dev = {a: summarize(run.evaluate(a, "dev", w), a, "dev")["reward"] for a, w in agents.items()}
         for agent, weights in agents.items():
-            run.evaluate(agent, "test", weights)
-        choice = {"agent": max(dev, key=dev.get) if dev else method, "agents": list(agents), "dev": dev}
+            run.evaluate(agent, split, weights)
+        choice = {"agent": max(dev, key=dev.get), "agents": list(agents), "dev": dev}
         write_whole(path, json.dumps(choice, indent=1) + "\n")
     choice = json.loads(path.read_text(encoding="utf-8"))
     rows = []
+    alone = len(choice["agents"]) == 1  # SFT variants train from the base, all others from the SFT policy
     for number, agent in enumerate(choice["agents"], start=1):
-        spent = [f"{method}/{earlier}" for earlier in range(1, number + 1)]
-        episodes = read_trajectories(run.folder / "evaluations" / f"{agent}-test.jsonl")
-        iteration = number if len(choice["agents"]) > 1 else 0
-        rows += rows_of(run, episodes, method, iteration, agent == choice["agent"], spent)
+        spent = [*([] if alone else ["sft"]), *(f"{method}/{earlier}" for earlier in range(1, number + 1))]
+        episodes = read_trajectories(run.folder / "evaluations" / f"{agent}-{split}.jsonl")
+        rows += rows_of(run, episodes, method, 0 if alone else number, agent == choice["agent"], spent, split)
     return rows
 
 
-def rows_of(run: Run, played: list, method: str, iteration: int, selected: bool, stages: list[str]) -> list[dict]:
-    """Lines of the results file (columns of `evaluation.RESULTS`): the test split, and its parts."""
+def rows_of(
+    run: Run, played: list[Trajectory], method: str, iteration: int, selected: bool, stages: list[str], split: str
+) -> list[dict]:
+    """Lines of the results file (columns of `evaluation.RESULTS`): the split, and its parts."""
     budget = run.spent(stages)
-    parts = by_part(played, "test")
-    return [row(run.config, summarize(part, method, split), iteration, selected, budget) for split, part in parts.items()]
+    parts = by_part(played, split)
+    return [row(run.config, summarize(part, method, name), iteration, selected, budget) for name, part in parts.items()]
 
 
 def row(c: Config, summary: dict, iteration: int, selected: bool, budget: dict[str, int]) -> dict:
@@ -89,7 +145,7 @@ def row(c: Config, summary: dict, iteration: int, selected: bool, budget: dict[s
     return {
         "env": c.env,
         "method": summary["agent"],
-        "setting": "default",
+        "setting": c.setting,
         "seed": c.seed,
         "iteration": iteration,
         "selected": int(selected),
@@ -104,3 +160,40 @@ def row(c: Config, summary: dict, iteration: int, selected: bool, budget: dict[s
         "updates": budget["updates"],
         "tokens": budget["tokens"],
     }
+
+
+def _share_sft(run: Run, other: Path) -> None:
+    """Take the SFT stage from the run of the default setting, where it is there and depends on nothing that differs."""
+    if run.folder == other or (run.folder / "sft").exists() or not (other / "sft").exists():
+        return
+    theirs = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    if any(theirs.get(name) != getattr(run.config, name) for name in _OF_SFT):
+        return
+    for name in ("demonstrations.jsonl", "sft_log.csv"):
+        shutil.copy(other / name, run.folder / name)
+    for agent in ("base", "sft", "expert"):
+        for path in (other / "evaluations").glob(f"{agent}-*.jsonl"):
+            (run.folder / "evaluations").mkdir(exist_ok=True)
+            shutil.copy(path, run.folder / "evaluations" / path.name)
+    run.spend("sft", **json.loads((other / "budget.json").read_text(encoding="utf-8"))["sft"])
+    shutil.copytree(other / "sft", run.folder / ".sft.unfinished", dirs_exist_ok=True)
+    (run.folder / ".sft.unfinished").rename(run.folder / "sft")
+
+
+def _file_name(setting: str) -> str:
+    """A setting as the name of a folder: `w_step=0.0 beta=0.2` is `w_step=0.0,beta=0.2`."""
+    return setting.replace(" ", ",").replace("/", "_")
+
+
+def _warnings(run: Run, method: str) -> Iterator[str]:
+    """What IPR's rounds were warned of."""
+    for path in sorted(run.folder.glob("iteration-*/warnings.txt")) if method == "ipr" else []:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield f"  {path.parent.name}: {line}"
+
+
+def _log(path: Path, command: str, lines: list[str]) -> None:
+    told = path.read_text(encoding="utf-8") if path.exists() else ""
+    if f"# {command}\n" not in told:
+        lines = [f"# {command}", *lines]
+    write_whole(path, told + "".join(line + "\n" for line in lines))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Config:
     household 0: failures stay; the paper: WebShop .7, SQL 1)."""
     habits: str = "habitual"
     sft_epochs: float = 3.0
+    sft_learning_rate: float | None = None
+    """Of cloning; None: the scale's."""
     iterations: int = 2
     samples: int = 5
     """N, Monte Carlo rollouts for one step reward."""
@@ -32,17 +34,31 @@ class Config:
     tau_outcome: float = 0.01
     both_directions: bool = True
     action_only: bool = False
+    shorter_wins: bool = False
+    """A step pair is also won by the shorter of two suffixes that both succeed (the released code's rule for ALFWorld,
+    which forgets to ask for success)."""
+    step_pairs_from: int = 2
+    """The first step that may give a step pair; 1 lets t = 1 give one beside its outcome pair."""
     updates: int = 20
     """Of preference training, in one iteration."""
     batch_size: int = 8
     learning_rate: float | None = None
-    """Of preference training; None: the scale's."""
+    """Of preference training and PPO; None: the scale's, or the baseline's own."""
+    reference: str = "sft"
+    """IPR's: the SFT policy in every round, or "current", the iterate that the round begins with (ETO's rule)."""
     beta: float = 0.1
     w_outcome: float = 1.0
     w_step: float = 1.0
     w_sft: float = 2.0
     sft_on: str = "outcome_winners"
     sft_per: str = "token"
+    eto_reference: str = "current"
+    eto_once: bool = False
+    """ETO explores each task once, greedily, as in its paper; else until it has taken as many actions as IPR."""
+    ppo_samples: int = 1
+    """Rollouts for one step reward of Step-PPO: it meets many actions, so noise averages out."""
+    best_of: int = 10
+    """Episodes that Best-of-N chooses from."""
     showcase: int = 8
     """Demonstrations of which every step is scored, for the report."""
     dev: int = 100
@@ -59,6 +75,40 @@ class Config:
             raise ValueError(f"unknown saving {', '.join(sorted(unknown))} in without; choose of {', '.join(SAVINGS)}")
         return name not in off
 
+    @property
+    def setting(self) -> str:
+        """What differs from the defaults, as `option=value` joined by blanks; `default` where nothing does.
+
+        What has a column of its own in results files (env, seed, ...) or changes no policy is left out.
+        """
+        plain = Config()
+        changed = [
+            f"{f.name}={getattr(self, f.name)}"
+            for f in fields(self)
+            if f.name not in _APART and getattr(self, f.name) != getattr(plain, f.name)
+        ]
+        return " ".join(changed) or "default"
+
+    def with_setting(self, text: str) -> "Config":
+        """This config with `option=value ...` changed; `default` changes nothing.
+
+        Raises ValueError for an unknown option or a value of the wrong kind.
+        """
+        kinds = {f.name: f.type.removesuffix(" | None") for f in fields(self) if f.name not in _APART}
+        changes = {}
+        for part in [] if text == "default" else text.split():
+            name, _, value = part.partition("=")
+            if name not in kinds:
+                raise ValueError(f"setting {text!r}: no option {name!r}; choose of {', '.join(kinds)}")
+            try:
+                changes[name] = _READ[kinds[name]](value)
+            except (ValueError, KeyError):
+                raise ValueError(f"setting {text!r}: {value!r} is no {kinds[name]}") from None
+        return replace(self, **changes)
+
+
+_APART = ("env", "data", "scale", "model", "precision", "seed", "showcase", "dev", "test", "without")
+_READ = {"int": int, "float": float, "str": str, "bool": {"True": True, "False": False}.__getitem__}
 
 SAVINGS = {
     "share": "one history is computed once: one trunk, one row, one rest of an episode",

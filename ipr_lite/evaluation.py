@@ -18,8 +18,8 @@ from ipr_lite.jsonl import SCHEMA_VERSION, DataError, write_whole
 from ipr_lite.trajectory import Trajectory
 
 METHODS = (
-    "base", "sft", "sft-long", "sft-careful", "rft", "ppo", "step-ppo", "eto", "naive-step-dpo",
-    "best-of-n", "random-pairs", "ipr", "expert",
+    "base", "sft", "sft-long", "rft", "best-of-n", "best-of-n-oracle", "ppo", "step-ppo", "naive-step-dpo",
+    "eto", "random-pairs", "ipr", "sft-careful", "expert",
 )  # fmt: skip
 METRICS = ("agent", "split", "n", "reward", "low", "high", "success", "reward_per_step", "steps", "invalid")
 RESULTS = (

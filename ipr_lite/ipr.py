@@ -77,8 +77,9 @@ class Run:
         self.env = envs.make(config.env, config.data)
         config.saves("")  # names of savings are checked before anything is done
         self.rule = PairRule(
-            config.tau_step, config.tau_outcome, config.both_directions, config.action_only
-        )
+            config.tau_step, config.tau_outcome, config.both_directions, config.action_only,
+            config.shorter_wins, config.step_pairs_from,
+        )  # fmt: skip
         self._policy = None
         self._weights: dict[Path, Weights] = {}
         self._states: dict[str, list] = {}
@@ -348,7 +349,7 @@ class Run:
         self.policy
         examples = [self.chat.encode(t.messages) for t in experts]
         settings = TrainSettings(
-            learning_rate=self.scale.sft_learning_rate,
+            learning_rate=self.config.sft_learning_rate or self.scale.sft_learning_rate,
             epochs=self.config.sft_epochs,
             batch_size=self.config.batch_size,
             max_steps=updates,
@@ -360,8 +361,13 @@ class Run:
         log = train_sft(self.policy, self.tokenizer, examples, settings, self.folder / ".trl", self._bar("SFT"))
         return adapter_weights(self.policy), log
 
-    def learn(self, pairs: list[Pair], start: Weights, iteration: int, what: str = "train") -> tuple[Weights, list[dict]]:
-        """Preference training from the weights `start`, reference = SFT. Weights and log."""
+    def learn(
+        self, pairs: list[Pair], start: Weights, iteration: int, what: str = "train", **changed
+    ) -> tuple[Weights, list[dict]]:
+        """Preference training from the weights `start`. Weights and log.
+
+        `changed`: settings that a baseline has otherwise than IPR, `reference` among them.
+        """
         set_adapter_weights(self.policy, self.sft(), "sft")
         set_adapter_weights(self.policy, start, "default")
         c = self.config
@@ -379,9 +385,11 @@ class Run:
             too_long="drop",
             seed=stable_seed(c.seed, iteration) % 2**31,
         )
+        reference = changed.pop("reference", c.reference)
+        settings = replace(settings, **changed)
         encoded = [self.chat.encode_pair(pair) for pair in pairs]
         log = train_preferences(
-            self.policy, self.tokenizer, encoded, settings, self.folder / ".trl", self._bar(what)
+            self.policy, self.tokenizer, encoded, settings, self.folder / ".trl", self._bar(what), reference
         )
         return adapter_weights(self.policy), log
 

@@ -118,6 +118,17 @@ def ipr_loss(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor,
     return Losses(w_outcome * outcome + w_step * step + w_sft * sft, outcome, step, sft)
 
 
+def ppo_loss(logps: Tensor, old_logps: Tensor, advantages: Tensor, clip: float = 0.2) -> Tensor:
+    """PPO's clipped loss of each token (Schulman et al., 2017, equation 7; negated, to be minimised).
+
+    -min(ratio * A, clamp(ratio, 1 - clip, 1 + clip) * A) with ratio = exp(logps - old_logps). All (tokens,): what
+    the policy, and the policy that wrote them, give the tokens, and the advantages of the decisions they belong to.
+    At ratio 1 the gradient is that of -A * log pi; beyond the clip, where A would push further, it is 0.
+    """
+    ratio = torch.exp(logps - old_logps)
+    return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+
+
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise ValueError naming the option and what it may be."""
     if value not in allowed:

@@ -28,12 +28,25 @@ class PairRule:
     both_directions: the agent may win too, as in the released code; False is the paper's text.
     action_only: contrast the action at t alone, not the suffix from t (the released code's
     `--step_action`, unused in its pipeline).
+    shorter_wins: between equal outcomes that both succeed, the shorter suffix may win a step pair (the released
+    code's rule for ALFWorld, there without asking for success).
+    step_pairs_from: the first t that may give a step pair.
     """
 
     tau_step: float = 0.01
     tau_outcome: float = 0.01
     both_directions: bool = True
     action_only: bool = False
+    shorter_wins: bool = False
+    step_pairs_from: int = 2
+
+    def winner(self, agent: Trajectory, expert: Trajectory) -> str | None:
+        """Who did better in the end, "agent" or "expert"; None for a tie."""
+        if abs(agent.reward - expert.reward) > self.tau_outcome:
+            return "agent" if agent.reward > expert.reward else "expert"
+        if self.shorter_wins and agent.success and expert.success and agent.steps != expert.steps:
+            return "agent" if agent.steps < expert.steps else "expert"
+        return None
 
 
 @dataclass
@@ -99,7 +112,7 @@ def contrasts(
     rule: PairRule,
     counts: dict[str, dict[str, int]],
 ) -> list[tuple[Trajectory, Exploration]]:
-    """The explorations from t >= 2 that can still become a step pair: those that need step rewards.
+    """The explorations from t >= 2 (`step_pairs_from`) that can still become a step pair: those that need step rewards.
 
     The outcome condition is tested first, since what fails it costs no Monte Carlo; equal actions
     leave nothing to contrast. What falls away is counted under `same_action` and `tie`.
@@ -108,13 +121,13 @@ def contrasts(
     left = []
     for exploration in explorations:
         expert, agent, t = expert_of[exploration.trajectory.id], exploration.trajectory, exploration.start
-        if t == 1:
+        if t < rule.step_pairs_from:
             continue
         if _does(expert.actions[t - 1], env)(agent.actions[t - 1]):
             counts["step"]["same_action"] += 1
-        elif abs(agent.reward - expert.reward) <= rule.tau_outcome:
+        elif rule.winner(agent, expert) is None:
             counts["step"]["tie"] += 1
-        elif agent.reward > expert.reward and not rule.both_directions:
+        elif rule.winner(agent, expert) == "agent" and not rule.both_directions:
             counts["step"]["not_used"] += 1
         else:
             left.append((expert, exploration))
@@ -152,7 +165,7 @@ def outcome_pairs(
             counts["outcome"]["not_used"] += 1
         else:
             counts["outcome"]["win" if agent.reward > expert.reward else "lose"] += 1
-            pairs.append(_pair(expert, agent, 1, "outcome", None, None, rule))
+            pairs.append(_pair(expert, agent, 1, "outcome", None, None, rule, agent.reward > expert.reward))
     return pairs
 
 
@@ -167,11 +180,11 @@ def step_pairs(
     for (expert, exploration), mine, theirs in zip(left, rewards[1::2], rewards[0::2]):
         agent = exploration.trajectory
         gain = mine.reward_mc - theirs.reward_mc
-        agent_wins = agent.reward > expert.reward
+        agent_wins = rule.winner(agent, expert) == "agent"
         if (gain > rule.tau_step) if agent_wins else (gain < -rule.tau_step):
             counts["step"]["win" if agent_wins else "lose"] += 1
             start = exploration.start
-            pairs.append(_pair(expert, agent, start, "step", theirs.reward_mc, mine.reward_mc, rule))
+            pairs.append(_pair(expert, agent, start, "step", theirs.reward_mc, mine.reward_mc, rule, agent_wins))
         else:
             counts["step"]["tie"] += 1
     return pairs
@@ -193,12 +206,13 @@ def _pair(
     expert_reward: float | None,
     agent_reward: float | None,
     rule: PairRule,
+    agent_wins: bool,
 ) -> Pair:
     sides = [
         (agent.suffix(step), agent_reward, agent.reward),
         (expert.suffix(step), expert_reward, expert.reward),
     ]
-    if expert.reward > agent.reward:
+    if not agent_wins:
         sides.reverse()
     (chosen, chosen_reward, chosen_outcome), (rejected, rejected_reward, rejected_outcome) = sides
     if rule.action_only and kind == "step":
