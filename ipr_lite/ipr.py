@@ -426,11 +426,12 @@ class Run:
 def draw_demonstrations(config: Config, env, habits: str) -> list[Trajectory]:
     """Demonstrations of train tasks drawn by the seed.
 
-    `habits` is "habitual" or "careful". Raises ValueError for others, and where the world has no
+    `habits` names people of the world's experts: "habitual", "careful", in the shop also "skips-size" and
+    "takes-first". Raises ValueError for others, and where the world has no
     task or no demonstration passes `keep`.
     """
     experts = envs.experts(config.env)
-    people = {"habitual": experts.HABITUAL, "careful": experts.CAREFUL}
+    people = experts.SORTS
     if habits not in people:
         raise ValueError(f"unknown habits {habits!r}; choose one of {', '.join(people)}")
     tasks = list(envs.tasks(config.env, "train", config.data))

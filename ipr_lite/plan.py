@@ -29,7 +29,8 @@ def plan(run) -> str:
     c = run.config
     experts = run.demonstrations()
     starts = sum(t.steps for t in experts)
-    rollouts = round(starts * SCORED[c.env]) * 2 * c.samples
+    kind = c.env.partition("-")[0]
+    rollouts = round(starts * SCORED[kind]) * 2 * c.samples
     episodes = (3 + c.iterations) * (c.dev + c.test)
     sft_updates = math.ceil(c.sft_epochs * len(experts) / c.batch_size)
     updates = sft_updates + c.iterations * c.updates
@@ -42,7 +43,7 @@ def plan(run) -> str:
         f"{updates} updates and {episodes} evaluation episodes in all",
     ]
     if c.scale == "tiny":
-        sft, update, start, rollout, episode = SECONDS[c.env]
+        sft, update, start, rollout, episode = SECONDS[kind]
         seconds = 20 + sft * sft_updates + update * c.iterations * c.updates + episode * episodes
         seconds += c.iterations * (start * starts + rollout * rollouts)
         lines.append(f"about {max(1, round(TWO_CORES * seconds / 60))} minutes on 2 CPU cores")

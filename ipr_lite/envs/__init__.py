@@ -9,9 +9,12 @@ from types import ModuleType
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.trajectory import Task
 
-# A world's module has make(data) and tasks(split, data); its experts' module has demonstrate,
-# demonstrations, transcripts, CAREFUL and HABITUAL.
-_WORLDS = {name: (f"ipr_lite.envs.{name}_world", f"ipr_lite.envs.{name}_experts") for name in ("shop", "sql", "house", "all")}
+# A world's module has make(data, ...) and tasks(split, data, ...), where ... is what its name says besides the module's;
+# its experts' module has demonstrate, demonstrations, CAREFUL, HABITUAL and SORTS.
+_WORLDS = {
+    "shop": ("shop",), "sql": ("sql",), "house": ("house",), "all": ("all",),
+    "shop-2": ("errands", 2), "shop-3": ("errands", 3),
+}  # fmt: skip
 NAMES = tuple(_WORLDS)
 
 
@@ -20,20 +23,23 @@ def make(name: str, data: str | Path | None = None) -> TextEnv:
 
     Raises ValueError for an unknown name or a bad file, FileNotFoundError for a missing one.
     """
-    return _module(name, 0).make(data)
+    module, more = _module(name, "world")
+    return module.make(data, *more)
 
 
 def tasks(name: str, split: str, data: str | Path | None = None) -> list[Task]:
     """The tasks of a split of the world `name`, in a fixed order. Raises as `make` does."""
-    return _module(name, 0).tasks(split, data)
+    module, more = _module(name, "world")
+    return module.tasks(split, data, *more)
 
 
 def experts(name: str) -> ModuleType:
     """The module of the world's demonstrators. Raises ValueError for an unknown name."""
-    return _module(name, 1)
+    return _module(name, "experts")[0]
 
 
-def _module(name: str, which: int) -> ModuleType:
+def _module(name: str, part: str) -> tuple[ModuleType, tuple]:
     if name not in _WORLDS:
         raise ValueError(f"no world {name!r}; the worlds are {', '.join(NAMES)}")
-    return import_module(_WORLDS[name][which])
+    module, *more = _WORLDS[name]
+    return import_module(f"ipr_lite.envs.{module}_{part}"), tuple(more)

@@ -11,6 +11,7 @@ from ipr_lite.trajectory import Task, Trajectory
 
 EXPERTS = {"shop": shop_experts, "sql": sql_experts, "house": house_experts}
 CAREFUL, HABITUAL = "careful", "habitual"
+SORTS = {"habitual": HABITUAL, "careful": CAREFUL}
 KEEP = None
 """Each world's own."""
 

@@ -37,6 +37,7 @@ class Habits:
 
 CAREFUL = Habits()
 HABITUAL = Habits(fixed_order=1.0, opens_all=0.6)
+SORTS = {"habitual": HABITUAL, "careful": CAREFUL}
 KEEP = 0.0
 """Every habitual demonstration is kept: those that the step cap ended are what a habit costs."""
 

@@ -39,6 +39,11 @@ class Habits:
 
 CAREFUL = Habits()
 HABITUAL = Habits(skip_size=0.6, skip_colour=0.3, first_hit=0.5)
+SORTS = {
+    "habitual": HABITUAL, "careful": CAREFUL,
+    "skips-size": Habits(skip_size=0.6), "takes-first": Habits(first_hit=0.5),
+}  # fmt: skip
+"""People to learn from, by name; the last two have one habit each."""
 KEEP = 0.5
 """A habitual demonstration is kept if its reward is at least this."""
 
@@ -286,12 +291,17 @@ def _options(parts: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]
 
 def demonstrate(task: Task, env: Shop, habits: Habits, rng: random.Random) -> Trajectory:
     """One whole episode of a person with these habits; the environment is left at its end."""
-    return people.play(task, env, _Shopper(task, habits, rng))
+    return people.play(task, env, person(task, habits, rng))
+
+
+def person(task: Task, habits: Habits, rng: random.Random) -> people.Person:
+    """Somebody with these habits on one trip."""
+    return _Shopper(task, habits, rng)
 
 
 def guide(task: Task, env: Shop) -> people.Person:
     """A careful person to ask for a hint."""
-    return _Shopper(task, CAREFUL, random.Random(task.id))
+    return person(task, CAREFUL, random.Random(task.id))
 
 
 def demonstrations(

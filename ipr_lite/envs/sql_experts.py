@@ -41,6 +41,7 @@ class Habits:
 
 CAREFUL = Habits()
 HABITUAL = Habits(guesses=0.6, insists=0.5, any_order=0.3, repeats=0.3, gives_up=0.3)
+SORTS = {"habitual": HABITUAL, "careful": CAREFUL}
 KEEP = 0.0
 """A habitual demonstration is kept if its reward is at least this (the paper: 1): failures show what a guess costs."""
 
