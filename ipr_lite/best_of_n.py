@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from ipr_lite import envs
 from ipr_lite.ipr import Run
+from ipr_lite.reward_model import reward_model, trajectory_scores
 from ipr_lite.rollout import Episode, stable_seed
 from ipr_lite.trajectory import Trajectory, read_trajectories, write_trajectories
 
@@ -19,14 +20,24 @@ def best_of_n_oracle(run: Run, split: str) -> list[Trajectory]:
     return _best(run, split, "best-of-n-oracle", lambda played: [t.reward for t in played])
 
 
-METHODS = {"best-of-n-oracle": best_of_n_oracle}
+def best_of_n(run: Run, split: str) -> list[Trajectory]:
+    """The same, chosen by the learned step reward model: nobody tells it the outcome."""
+    reward_model(run)
+    return _best(run, split, "best-of-n", lambda played: trajectory_scores(run, played), ["reward-model"])
 
 
-def _best(run: Run, split: str, method: str, scores: Callable[[list[Trajectory]], list[float]]) -> list[Trajectory]:
+METHODS = {"best-of-n": best_of_n, "best-of-n-oracle": best_of_n_oracle}
+
+
+def _best(run: Run, split: str, method: str, scores: Callable, stages: list[str] | None = None) -> list[Trajectory]:
     tasks = envs.tasks(run.config.env, split, run.config.data)[: getattr(run.config, split)]
     played = _sampled(run, tasks, split)
-    spent = {"env_steps": sum(t.steps for t in played), "tokens": sum(t.extra["tokens"] for t in played)}
-    run.spend(f"{method}/1", **spent)
+    before = run.spent(stages or [])
+    run.spend(
+        f"{method}/1",
+        env_steps=sum(t.steps for t in played) + before["env_steps"],
+        tokens=sum(t.extra["tokens"] for t in played) + before["tokens"],
+    )
     best: dict[str, tuple[float, Trajectory]] = {}
     for trajectory, score in zip(played, scores(played)):
         if trajectory.id not in best or score > best[trajectory.id][0]:

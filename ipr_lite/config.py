@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
+from ipr_lite.losses import SFT_ON, SFT_PER, check_choice
+
 
 @dataclass(frozen=True)
 class Config:
@@ -28,6 +30,10 @@ class Config:
     iterations: int = 2
     samples: int = 5
     """N, Monte Carlo rollouts for one step reward."""
+    step_reward: str = "mc"
+    """Monte Carlo, or "model": the learned step reward model."""
+    scorer: str = "sft"
+    """Who finishes episodes to score a step: the frozen SFT policy, or "current", the iterate of the round."""
     explore_temperature: float = 0.0
     """Of the exploring policy; 0 is greedy, as in the paper."""
     tau_step: float = 0.01
@@ -66,6 +72,12 @@ class Config:
     test: int = 300
     without: str = ""
     """Savings to do without, such as `share,stop`; see SAVINGS. The pairs are the same, the time is not."""
+
+    def check(self) -> None:
+        """Raises ValueError for an unknown word in an option."""
+        for name, allowed in _WORDS.items():
+            check_choice(name, getattr(self, name), allowed)
+        self.saves("")
 
     def saves(self, name: str) -> bool:
         """Whether a run makes this saving. Raises ValueError for unknown names in `without`."""
@@ -107,6 +119,10 @@ class Config:
         return replace(self, **changes)
 
 
+_WORDS = {
+    "step_reward": ("mc", "model"), "scorer": ("sft", "current"), "reference": ("sft", "current"),
+    "eto_reference": ("sft", "current"), "sft_on": SFT_ON, "sft_per": SFT_PER,
+}  # fmt: skip
 _APART = ("env", "data", "scale", "model", "precision", "seed", "showcase", "dev", "test", "without")
 _READ = {"int": int, "float": float, "str": str, "bool": {"True": True, "False": False}.__getitem__}
 

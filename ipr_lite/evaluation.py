@@ -145,7 +145,7 @@ def read_metrics(path: str | Path) -> list[dict]:
 def add_results(path: str | Path, rows: Sequence[dict], command: str) -> Path:
     """Put rows into a results file, new or beside what other commands put there.
 
-    A row of the same run and agent is replaced. The first lines, after `# `, are the commands that
+    A row of the same run and agent is replaced; rows have one order, whatever order they came in. The first lines, after `# `, are the commands that
     made the file and its schema. Raises DataError for rows that do not make a table.
     """
     if "\n" in command:
@@ -159,6 +159,8 @@ def add_results(path: str | Path, rows: Sequence[dict], command: str) -> Path:
         lines = path.read_text(encoding="utf-8").splitlines()
         made = [line[2:] for line in lines if line.startswith("# ") and not line.startswith("# schema")]
         commands = [*made, *({command} - set(made))]
+    rows.sort(key=lambda row: (row["env"], row["setting"] != "default", row["setting"], row["precision"], row["scale"],
+                               agent_order(row["method"]), row["seed"], row["iteration"], row["split"]))  # fmt: skip
     return _write_csv(path, rows, RESULTS, *commands, f"schema {SCHEMA_VERSION}")
 
 

@@ -54,6 +54,7 @@ from ipr_lite.records import (
     write_step_rewards,
 )
 from ipr_lite.report import report
+from ipr_lite.reward_model import predicted_step_rewards
 from ipr_lite.rollout import Episode, Rollouts, stable_seed
 from ipr_lite.step_reward import ScoredStep, monte_carlo, step_of
 from ipr_lite.train import PreferenceSettings, TrainSettings, health, train_preferences, train_sft
@@ -75,7 +76,7 @@ class Run:
         self.config, self.folder, self.quiet = config, Path(folder), quiet
         self.scale = scale(config.scale, config.model)
         self.env = envs.make(config.env, config.data)
-        config.saves("")  # names of savings are checked before anything is done
+        config.check()
         self.rule = PairRule(
             config.tau_step, config.tau_outcome, config.both_directions, config.action_only,
             config.shorter_wins, config.step_pairs_from,
@@ -234,21 +235,26 @@ class Run:
                 for expert in experts[: self.config.showcase]
                 for t in range(1, expert.steps + 1)
             ]
-            known = {_key(r): r for r in self._scored()} if self.config.saves("reuse") else {}
+            known = {_key(r): r for r in self._scored()} if self.config.saves("reuse") and self.config.scorer == "sft" else {}
             new = {_key(s): s for s in showcase + wanted + in_vain if _key(s) not in known}
             if new:
-                scorer = self.player(self.sft(), 1.0, "scorer")
-                scored = monte_carlo(
-                    list(new.values()), scorer, self.config.samples, self.config.seed, self._bar("score")
-                )
-                known |= dict(zip(new, scored))
-                self._count(f"iteration-{iteration}/score", scorer)
+                known |= dict(zip(new, self._judge(list(new.values()), iteration)))
             # An action may belong to episodes of different outcome; the step reward is the same.
             rewards = [replace(known[_key(s)], outcome=s.outcome, who=s.who) for s in wanted]
             shown = [known[_key(s)] for s in showcase]
             write_step_rewards(self.folder / "expert_step_rewards.jsonl", shown)
             write_step_rewards(path, rewards)
         return read_step_rewards(path)
+
+    def _judge(self, steps: list[ScoredStep], iteration: int) -> list[StepReward]:
+        """Step rewards by Monte Carlo, or by the learned model."""
+        if self.config.step_reward == "model":
+            return predicted_step_rewards(self, steps)
+        weights = self.sft() if self.config.scorer == "sft" else self.iterate(iteration - 1)
+        scorer = self.player(weights, 1.0, "scorer")
+        found = monte_carlo(steps, scorer, self.config.samples, self.config.seed, self._bar("score"))
+        self._count(f"iteration-{iteration}/score", scorer)
+        return found
 
     def _count(self, stage: str, player: Rollouts):
         self.spend(stage, env_steps=player.actions_taken, tokens=player.tokens_written)
