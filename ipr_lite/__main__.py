@@ -89,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     base.add_argument("--threads", type=int)
     data = commands.add_parser("data", help="write the shipped data anew")
     data.add_argument("--out", type=Path, default=Path("data"))
+    commands.add_parser("tables", help="write the book's tables anew from data/results")
     game = commands.add_parser("play", help="play a task yourself; `hint` asks a careful expert")
     game.add_argument("--env", default="shop", help="default: shop")
     game.add_argument("--data", help="a folder with the original benchmark's data")
@@ -217,6 +218,14 @@ def do_compare(options) -> int:
     return 0
 
 
+def do_tables(options) -> int:
+    from ipr_lite.tables import write_tables
+
+    changed = write_tables()
+    print("\n".join(f"written: {page}" for page in changed) or "every table was up to date")
+    return 0
+
+
 def do_bench(options) -> int:
     import json
 
@@ -319,6 +328,7 @@ COMMANDS = {
     "run": do_run,
     "compare": do_compare,
     "bench": do_bench,
+    "tables": do_tables,
     "pretrain": do_pretrain,
     "data": do_data,
     "show": do_show,

@@ -19,6 +19,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from ipr_lite import baselines, best_of_n, ppo
+from ipr_lite.artefacts import whole
 from ipr_lite.config import Config
 from ipr_lite.evaluation import METHODS, add_results, by_part, read_results, summarize
 from ipr_lite.ipr import NoPairs, Run
@@ -29,8 +30,12 @@ TRAINED = baselines.METHODS | ppo.METHODS
 CHOSEN = best_of_n.METHODS
 DEFAULT_METHODS = ("base", "sft", "sft-long", "sft-careful", "random-pairs", "ipr", "expert")
 
-# What the SFT policy depends on; settings that agree here share it.
+# What the SFT policy depends on, and the pairs of round 1; settings that agree here share them.
 _OF_SFT = ("demonstrations", "keep", "habits", "sft_epochs", "sft_learning_rate", "batch_size")
+_OF_PAIRS = (
+    "samples", "step_reward", "scorer", "explore_temperature", "tau_step", "tau_outcome", "both_directions", "action_only",
+    "shorter_wins", "step_pairs_from",
+)  # fmt: skip
 
 
 def compare(
@@ -56,7 +61,7 @@ def compare(
         place = folder / _file_name(c.setting) / f"seed-{seed}"
         if run is None or run.folder != place:
             run = Run(replace(c, seed=seed), place, quiet=True)
-            _share_sft(run, folder / "default" / f"seed-{seed}")
+            _share(run, folder / "default" / f"seed-{seed}")
         start = time.monotonic()
         try:
             rows = cell_rows(run, method, split)
@@ -162,22 +167,26 @@ def row(c: Config, summary: dict, iteration: int, selected: bool, budget: dict[s
     }
 
 
-def _share_sft(run: Run, other: Path) -> None:
-    """Take the SFT stage from the run of the default setting, where it is there and depends on nothing that differs."""
+def _share(run: Run, other: Path) -> None:
+    """Take the SFT stage, and the pairs of round 1, from the run of the default setting, where they are there and
+    depend on nothing that differs."""
     if run.folder == other or (run.folder / "sft").exists() or not (other / "sft").exists():
         return
     theirs = json.loads((other / "config.json").read_text(encoding="utf-8"))
-    if any(theirs.get(name) != getattr(run.config, name) for name in _OF_SFT):
+    if any(theirs[name] != getattr(run.config, name) for name in _OF_SFT):
         return
-    for name in ("demonstrations.jsonl", "sft_log.csv"):
-        shutil.copy(other / name, run.folder / name)
-    for agent in ("base", "sft", "expert"):
-        for path in (other / "evaluations").glob(f"{agent}-*.jsonl"):
-            (run.folder / "evaluations").mkdir(exist_ok=True)
-            shutil.copy(path, run.folder / "evaluations" / path.name)
-    run.spend("sft", **json.loads((other / "budget.json").read_text(encoding="utf-8"))["sft"])
-    shutil.copytree(other / "sft", run.folder / ".sft.unfinished", dirs_exist_ok=True)
-    (run.folder / ".sft.unfinished").rename(run.folder / "sft")
+    names, stages = ["demonstrations.jsonl", "sft_log.csv", "expert_step_rewards.jsonl"], ["sft"]
+    names += [f"evaluations/{p.name}" for a in ("base", "sft", "expert") for p in other.glob(f"evaluations/{a}-*.jsonl")]
+    if all(theirs[name] == getattr(run.config, name) for name in _OF_PAIRS):
+        names += [f"iteration-1/{name}" for name in ("explorations.jsonl", "step_rewards.jsonl", "pairs.jsonl", "pair_counts.json")]
+        stages += ["iteration-1/explore", "iteration-1/score"]
+    spent = json.loads((other / "budget.json").read_text(encoding="utf-8"))
+    for stage in stages:
+        run.spend(stage, **spent.get(stage, {}))
+    whole(run.folder / "sft", lambda aside: shutil.copytree(other / "sft", aside))
+    for name in names:
+        if (other / name).exists():
+            whole(run.folder / name, lambda aside: shutil.copy(other / name, aside))
 
 
 def _file_name(setting: str) -> str:

@@ -1,0 +1,298 @@
+"""The tables of the book, ours beside the paper's, from `data/results` alone.
+
+A page of the book holds each table between two comments, `<!-- table NAME -->` and `<!-- end -->`;
+`python -m ipr_lite tables` writes them anew, the same bytes from the same results. Verdicts are not written by hand:
+a difference is *reproduced* where its 95 % interval lies on the paper's side of 0, *reversed* where it lies on the
+other, else *inside the noise*.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ipr_lite.evaluation import (
+    METHODS,
+    markdown_table,
+    paired_difference,
+    read_results,
+    show,
+    show_interval,
+    show_signed,
+    student_interval,
+)
+from ipr_lite.jsonl import DataError, write_whole
+
+RESULTS_FOLDER = Path(__file__).resolve().parent.parent / "data" / "results"
+BOOK = Path(__file__).resolve().parent.parent / "book"
+
+# Where a column's numbers are: results file's world, split, and the paper's name for it.
+WORLDS = {
+    "shop": ("shop", "test", "WebShop"),
+    "sql": ("sql", "test", "InterCodeSQL"),
+    "house, seen rooms": ("house", "test_seen", "ALFWorld seen"),
+    "house, unseen rooms": ("house", "test_unseen", "ALFWorld unseen"),
+}
+
+# The paper's Table 2 (average reward), in the order of WORLDS; Llama-2-7B.
+PAPER_2 = {
+    "base": (0.179, 0.040, 0.000, 0.000),
+    "sft": (0.602, 0.549, 0.600, 0.672),
+    "ppo": (0.642, 0.524, 0.221, 0.291),
+    "rft": (0.636, 0.563, 0.629, 0.664),
+    "eto": (0.674, 0.572, 0.686, 0.724),
+    "step-ppo": (0.640, 0.602, 0.657, 0.694),
+    "ipr": (0.713, 0.613, 0.703, 0.747),
+}
+# What the paper's Table 2 is read to say, first above second.
+CLAIMS_2 = (
+    ("ipr", "sft"), ("ipr", "eto"), ("ipr", "step-ppo"), ("eto", "rft"), ("eto", "sft"), ("rft", "sft"),
+    ("step-ppo", "ppo"), ("ppo", "sft"),
+)  # fmt: skip
+# What it does not ask, and a sceptic does.
+CONTROLS_2 = (
+    ("ipr", "random-pairs"), ("ipr", "sft-long"), ("ipr", "base"), ("ipr", "sft-careful"), ("sft-careful", "sft"),
+    ("eto", "naive-step-dpo"), ("best-of-n", "sft"), ("best-of-n-oracle", "best-of-n"),
+)  # fmt: skip
+
+
+class Results:
+    """The rows of the files in `data/results` whose name holds a word, such as `table2`."""
+
+    def __init__(self, word: str, folder: Path = RESULTS_FOLDER):
+        frames = [read_results(path) for path in sorted(folder.glob(f"*_{word}.csv"))]
+        self.rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["env", "split"])
+
+    def rewards(
+        self, env: str, split: str, method: str, setting: str = "default", iteration: int | None = None,
+        column: str = "reward",
+    ) -> dict[int, float]:  # fmt: skip
+        """Mean reward (or another column) by seed: of the iterate that dev chose, or of a given one."""
+        if not len(self.rows):
+            return {}
+        r = self.rows
+        found = r[(r["env"] == env) & (r["split"] == split) & (r["method"] == method) & (r["setting"] == setting)]
+        found = found[found["selected"] == 1] if iteration is None else found[found["iteration"] == iteration]
+        if found["seed"].duplicated().any():
+            raise DataError(f"results: two rows for {env} {method} {setting} {split}; run one precision and scale a file")
+        return dict(zip(found["seed"], found[column]))
+
+
+def mean_cell(by_seed: dict[int, float]) -> str:
+    """`0.658 ± 0.031 [9]`: mean over seeds, half of its 95 % interval, seeds; a dash where nothing was run."""
+    if not by_seed:
+        return "-"
+    mean, low, _ = student_interval([by_seed[seed] for seed in sorted(by_seed)])
+    half = "" if math.isnan(low) else f" ± {mean - low:.3f}"
+    return f"{mean:.3f}{half} [{len(by_seed)}]"
+
+
+def difference(first: dict[int, float], second: dict[int, float]) -> tuple[float, float, float, int]:
+    """Mean and 95 % interval of first - second over the seeds that both have, and their number."""
+    shared = sorted(first.keys() & second.keys())
+    if not shared:
+        return math.nan, math.nan, math.nan, 0
+    return *paired_difference([first[s] for s in shared], [second[s] for s in shared]), len(shared)
+
+
+def difference_cell(found: tuple[float, float, float, int]) -> str:
+    """`+0.101 (0.048 to 0.153) [9]`; a dash where no seed has both."""
+    mean, low, high, seeds = found
+    return f"{show_signed(mean)} ({show_interval(low, high)}) [{seeds}]" if seeds else "-"
+
+
+def verdict(found: tuple[float, float, float, int], paper: float) -> str:
+    """What a difference says about the paper's: reproduced, reversed, or inside the noise."""
+    _, low, high, seeds = found
+    if not seeds or math.isnan(low):
+        return "not run"
+    if low <= 0 <= high:
+        return "inside the noise"
+    return "reproduced" if (low > 0) == (paper > 0) else "reversed"
+
+
+def table2(folder: Path = RESULTS_FOLDER) -> str:
+    """Every method in every world: mean reward, ours and the paper's."""
+    results = Results("table2", folder)
+    header = ["method"]
+    for ours, (_, _, theirs) in WORLDS.items():
+        header += [f"{ours}: ours", f"{theirs}: paper"]
+    rows = []
+    for method in METHODS:
+        line = [method]
+        for place, (env, split, _) in enumerate(WORLDS.values()):
+            line.append(mean_cell(results.rewards(env, split, method)))
+            line.append(show(PAPER_2[method][place]) if method in PAPER_2 else "")
+        rows.append(line)
+    return markdown_table(header, rows)
+
+
+def table2_claims(folder: Path = RESULTS_FOLDER) -> str:
+    """Differences paired by seed, the paper's differences, and what ours say about them."""
+    results = Results("table2", folder)
+    rows = []
+    for first, second in CLAIMS_2:
+        for place, (ours, (env, split, _)) in enumerate(WORLDS.items()):
+            found = difference(results.rewards(env, split, first), results.rewards(env, split, second))
+            theirs = PAPER_2[first][place] - PAPER_2[second][place]
+            rows.append((f"{first} minus {second}", ours, show_signed(theirs), difference_cell(found), verdict(found, theirs)))
+    return markdown_table(("difference", "world", "paper", "ours, 95 % interval [seeds]", "verdict"), rows)
+
+
+def table2_controls(folder: Path = RESULTS_FOLDER) -> str:
+    """Differences that the paper does not report."""
+    results = Results("table2", folder)
+    rows = []
+    for first, second in CONTROLS_2:
+        line = [f"{first} minus {second}"]
+        for env, split, _ in WORLDS.values():
+            line.append(difference_cell(difference(results.rewards(env, split, first), results.rewards(env, split, second))))
+        rows.append(line)
+    return markdown_table(("difference", *WORLDS), rows)
+
+
+def table2_budget(folder: Path = RESULTS_FOLDER) -> str:
+    """What a method spends on training in the shop: mean over seeds after its last round."""
+    results = Results("table2", folder)
+    rows = []
+    for method in METHODS:
+        r = results.rows
+        mine = r[(r["env"] == "shop") & (r["split"] == "test") & (r["method"] == method)] if len(r) else r
+        if not len(mine):
+            continue
+        last = mine[mine["iteration"] == mine["iteration"].max()]
+        rows.append((method, *(f"{last[name].mean():.0f}" for name in ("env_steps", "tokens", "updates")), len(last)))
+    return markdown_table(("method", "actions in the world", "tokens written", "updates", "seeds"), rows)
+
+
+def optimism(folder: Path = RESULTS_FOLDER) -> str:
+    """What choosing the round on the test set, as the paper does, adds to what dev chose."""
+    results = Results("table2", folder)
+    r = results.rows
+    rows = []
+    for ours, (env, split, _) in WORLDS.items():
+        for method in ("ipr", "eto", "random-pairs"):
+            mine = r[(r["env"] == env) & (r["split"] == split) & (r["method"] == method) & (r["setting"] == "default")] if len(r) else r  # fmt: skip
+            if not len(mine):
+                continue
+            best = mine.groupby("seed")["reward"].max().to_dict()
+            fixed = mine[mine["iteration"] == mine["iteration"].max()]
+            chosen = results.rewards(env, split, method)
+            rows.append((
+                method, ours, mean_cell(dict(zip(fixed["seed"], fixed["reward"]))), mean_cell(chosen), mean_cell(best),
+                difference_cell(difference(best, chosen)),
+            ))  # fmt: skip
+    return markdown_table(
+        ("method", "world", "last round", "chosen on dev", "best on test", "best on test minus chosen on dev"), rows
+    )
+
+
+# Table 4 of the paper: WebShop, InterCodeSQL, ALFWorld unseen.
+PAPER_4 = {
+    "default": ("full", (0.713, 0.613, 0.747)),
+    "w_outcome=0.0": ("without outcome-DPO", (0.702, 0.593, 0.724)),
+    "w_step=0.0": ("without step-DPO", (0.664, 0.580, 0.702)),
+    "w_sft=0.0": ("without the SFT loss", (0.618, 0.317, 0.649)),
+}
+PAPER_4_ROUNDS = {1: 0.636, 2: 0.637, 3: 0.682, 4: 0.713, 5: 0.681}
+
+DEVIATIONS = {
+    "sft_on=all_winners": "SFT term on all winners",
+    "sft_per=sequence": "SFT term summed over tokens",
+    "sft_on=all_winners sft_per=sequence": "both, as the released code has it",
+    "both_directions=False": "only the expert wins, as the paper's text has it",
+    "action_only=True": "one action contrasted, not the suffix",
+    "step_pairs_from=1": "step pairs from t = 1",
+    "shorter_wins=True": "of two successes the shorter wins",
+    "tau_step=0.1": "step threshold 0.1 (the paper's for SQL)",
+    "tau_step=0.35 tau_outcome=0.2": "thresholds 0.35 and 0.2 (the script's defaults for WebShop)",
+    "reference=current": "reference = the iterate, ETO's rule",
+    "w_sft=1.0": "the paper's weight 1 of the SFT term (ours 2)",
+    "explore_temperature=1.0": "exploring at temperature 1",
+    "scorer=current": "scorer = the iterate: not frozen",
+}
+
+
+def table4(folder: Path = RESULTS_FOLDER) -> str:
+    """Each loss left out, in the shop: mean reward, and what the loss is worth."""
+    two, four = Results("table2", folder), Results("table4", folder)
+    full = two.rewards("shop", "test", "ipr")
+    rows = []
+    for setting, (name, (theirs, _, _)) in PAPER_4.items():
+        mine = full if setting == "default" else four.rewards("shop", "test", "ipr", setting)
+        gone = difference(mine, full)
+        paper = theirs - PAPER_4["default"][1][0]
+        same = setting == "default"
+        rows.append((
+            name, mean_cell(mine), show(theirs), "" if same else difference_cell(gone), "" if same else show_signed(paper),
+            "" if same else verdict(gone, paper),
+        ))  # fmt: skip
+    return markdown_table(("setting", "shop: ours", "WebShop: paper", "minus full: ours", "paper", "verdict"), rows)
+
+
+def table4_rounds(folder: Path = RESULTS_FOLDER) -> str:
+    """Five rounds in the shop, none chosen."""
+    four = Results("table4", folder)
+    sft = Results("table2", folder).rewards("shop", "test", "sft")
+    rows = []
+    for number, theirs in PAPER_4_ROUNDS.items():
+        mine = four.rewards("shop", "test", "ipr", "iterations=5", number)
+        rows.append((str(number), mean_cell(mine), show(theirs), difference_cell(difference(mine, sft)), show_signed(theirs - PAPER_2["sft"][0])))
+    chosen = four.rewards("shop", "test", "ipr", "iterations=5")
+    rows.append(("chosen on dev", mean_cell(chosen), "", difference_cell(difference(chosen, sft)), ""))
+    return markdown_table(("round", "shop: ours", "WebShop: paper", "minus SFT: ours", "paper"), rows)
+
+
+def deviations(folder: Path = RESULTS_FOLDER) -> str:
+    """What each deviation of the released code, or from us, changes in the shop."""
+    found = Results("deviations", folder)
+    full = Results("table2", folder).rewards("shop", "test", "ipr")
+    rows = []
+    for setting, name in DEVIATIONS.items():
+        mine = found.rewards("shop", "test", "ipr", setting)
+        shared = {seed: full[seed] for seed in mine if seed in full}
+        rows.append((name, f"`--settings \"{setting}\"`", mean_cell(mine), mean_cell(shared), difference_cell(difference(mine, full))))
+    return markdown_table(("deviation", "option", "reward", "default, same seeds", "difference"), rows)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "table2": table2,
+    "table2-claims": table2_claims,
+    "table2-controls": table2_controls,
+    "table2-budget": table2_budget,
+    "optimism": optimism,
+    "table4": table4,
+    "table4-rounds": table4_rounds,
+    "deviations": deviations,
+}
+
+_PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def fill(text: str, folder: Path = RESULTS_FOLDER) -> str:
+    """A page with its tables written anew. Raises ValueError for a table that does not exist."""
+
+    def filled(found: re.Match) -> str:
+        if found[2] not in TABLES:
+            raise ValueError(f"no table {found[2]!r}; choose of {', '.join(TABLES)}")
+        return f"{found[1]}\n{TABLES[found[2]](folder)}\n{found[3]}"
+
+    return _PLACE.sub(filled, text)
+
+
+def write_tables(pages: Sequence[Path] | None = None, folder: Path = RESULTS_FOLDER) -> list[Path]:
+    """Write the tables of all pages of the book and the README anew; returns the pages that changed."""
+    if pages is None:
+        pages = [BOOK.parent / "README.md", *sorted(BOOK.rglob("*.md"))]
+    changed = []
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        new = fill(text, folder)
+        if new != text:
+            write_whole(page, new)
+            changed.append(page)
+    return changed
