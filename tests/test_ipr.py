@@ -13,9 +13,9 @@ import torch
 from ipr_lite import artefacts
 from ipr_lite.__main__ import main
 from ipr_lite.baselines import flipped
-from ipr_lite.compare import compare
+from ipr_lite.compare import DEFAULT_METHODS, compare
 from ipr_lite.config import SAVINGS, Config
-from ipr_lite.evaluation import add_results, read_metrics, read_results
+from ipr_lite.evaluation import read_metrics, read_results
 from ipr_lite.ipr import NoPairs, Run, run
 from ipr_lite.model import load_adapter_weights
 from ipr_lite.pairs import contrasts, empty_counts, explore, outcome_pairs, steps_to_score
@@ -238,9 +238,11 @@ def test_a_broken_file_is_named_with_its_line(finished, tmp_path, capsys):
     assert not (copy / "metrics.csv").exists()
 
 
-def test_compare_puts_the_controls_beside_the_run_and_keeps_what_is_done(finished, tmp_path, monkeypatch):
-    shutil.copytree(finished, tmp_path / "seed-0")
-    rows = compare(SMALL, [0], tmp_path, quiet=True)
+def test_compare_puts_the_controls_beside_the_run(finished, tmp_path):
+    place = tmp_path / SMALL.setting.replace(" ", ",") / "seed-0"
+    shutil.copytree(finished, place)
+    results = tmp_path / "results.csv"
+    rows = compare(SMALL, list(DEFAULT_METHODS), ["default"], [0], tmp_path, results, "compare", quiet=True)
     found = {(row["method"], row["iteration"]) for row in rows}
     assert found == {
         ("base", 0), ("sft", 0), ("ipr", 1), ("ipr", 2), ("expert", 0),
@@ -251,17 +253,13 @@ def test_compare_puts_the_controls_beside_the_run_and_keeps_what_is_done(finishe
     assert by["sft"]["updates"] == spent
     assert by["sft-long"]["updates"] == spent + SMALL.iterations * SMALL.updates
     coin = {row["iteration"]: row for row in rows if row["method"] == "random-pairs"}
-    assert [coin[i]["updates"] for i in (1, 2)] == [SMALL.updates, 2 * SMALL.updates]
-    dev = json.loads((tmp_path / "seed-0" / "selected-random-pairs.json").read_text())["dev"]
+    assert [coin[i]["updates"] for i in (1, 2)] == [spent + SMALL.updates, spent + 2 * SMALL.updates]
+    dev = json.loads((place / "selected-random-pairs.json").read_text())["dev"]
     assert by["random-pairs"] is coin[1 if dev["random-pairs-1"] >= dev["random-pairs-2"] else 2]
     table = {(r["agent"], r["split"]): r for r in read_metrics(finished / "metrics.csv")}
     assert by["ipr"]["reward"] == pytest.approx(table["ipr", "test"]["reward"], abs=1e-6)
     assert by["expert"]["reward"] > 0.9
-    add_results(tmp_path / "results.csv", rows, "compare")
-    assert len(read_results(tmp_path / "results.csv")) == len(rows)
-
-    monkeypatch.setattr(Run, "play", None)
-    assert compare(SMALL, [0], tmp_path, quiet=True) == rows
+    assert len(read_results(results)) == len(rows)
 
 
 def test_a_stage_that_is_run_again_spends_once(finished, tmp_path):

@@ -1,0 +1,296 @@
+"""The baselines: their pairs, budgets, references and losses, on the shipped base and a small finished run."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ipr_lite import baselines, ppo, reward_model
+from ipr_lite.best_of_n import best_of_n, best_of_n_oracle
+from ipr_lite.compare import compare
+from ipr_lite.config import Config
+from ipr_lite.evaluation import read_results
+from ipr_lite.ipr import Run, run
+from ipr_lite.losses import agent_logps, ppo_loss
+from ipr_lite.model import adapter_weights
+from ipr_lite.trajectory import read_trajectories
+
+SMALL = Config(demonstrations=24, sft_epochs=1, iterations=2, samples=2, updates=3, dev=6, test=6, showcase=2, best_of=3)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("baselines") / "run"
+    return run(SMALL, folder, quiet=True).parent
+
+
+@pytest.fixture
+def lab(finished, tmp_path):
+    """A copy of the run, for baselines to write into."""
+    shutil.copytree(finished, tmp_path / "run")
+    return Run(SMALL, tmp_path / "run", quiet=True)
+
+
+# --- PPO ------------------------------------------------------------------------------------------
+
+
+def test_ppo_loss_by_hand():
+    """Four tokens, clip 0.2: ratios 1, 1.5, 0.5 and 1.5 with advantages 2, 1, 1 and -1."""
+    old = torch.log(torch.tensor([0.5, 0.2, 0.4, 0.2]))
+    logps = torch.log(torch.tensor([0.5, 0.3, 0.2, 0.3])).requires_grad_()
+    losses = ppo_loss(logps, old, torch.tensor([2.0, 1.0, 1.0, -1.0]), clip=0.2)
+    # -min(1*2, 1*2), -min(1.5*1, 1.2*1), -min(0.5*1, 0.8*1), -min(1.5*-1, 1.2*-1)
+    assert torch.allclose(losses, torch.tensor([-2.0, -1.2, -0.5, 1.5]))
+    losses.sum().backward()
+    # d ratio / d logp = ratio: -A * ratio where it counts, 0 where the clip has cut it off.
+    assert torch.allclose(logps.grad, torch.tensor([-2.0, 0.0, -0.5, 1.5]))
+
+
+def test_ppo_reads_what_transformers_computes(lab):
+    trajectory = lab.demonstrations()[0]
+    lab.policy
+    episode = ppo._experience(lab, trajectory, [1.0] * trajectory.steps)
+    with torch.no_grad():
+        logps, states = ppo._read(lab.policy, episode)
+        ids = torch.tensor([episode.input_ids])
+        out = lab.policy.get_base_model()(input_ids=ids, output_hidden_states=True)
+    mask = torch.tensor([[d >= 0 for d in episode.decision]])
+    assert torch.allclose(logps.sum(), agent_logps(out.logits, ids, mask)[0], atol=1e-3)
+    assert len(set(episode.decision)) - 1 == trajectory.steps == len(states)
+    # The first decision is made where the prompt ends.
+    prompt = len(lab.chat.prompt(trajectory.prefix(1)))
+    assert torch.allclose(states[0], out.hidden_states[-1][0, prompt - 1], atol=1e-4)
+
+
+def test_ppo_makes_what_paid_likelier(lab):
+    lab.policy
+    good, bad = lab.demonstrations()[:2]
+    episodes = [ppo._experience(lab, good, [1.0] * good.steps), ppo._experience(lab, bad, [0.0] * bad.steps)]
+    parameters = [p for name, p in lab.policy.named_parameters() if ".default." in name]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    with torch.no_grad():
+        before = [ppo._read(lab.policy, e)[0].sum() for e in episodes]
+    ppo.learn(lab.policy, episodes, ppo.Baseline(), optimizer, updates=1, seed=0)
+    with torch.no_grad():
+        after = [ppo._read(lab.policy, e)[0].sum() for e in episodes]
+    assert after[0] > before[0] and after[1] < before[1]
+
+
+def test_the_baseline_learns_the_value_of_states():
+    torch.manual_seed(0)
+    weights = torch.randn(8)
+    states = torch.randn(400, 8)
+    baseline = ppo.Baseline()
+    assert baseline.values(states).tolist() == [0.0] * 400
+    baseline.add(states, states @ weights + 0.3)
+    other = torch.randn(50, 8)
+    values, truth = baseline.values(other), other @ weights + 0.3
+    assert torch.corrcoef(torch.stack([values, truth]))[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("method", ["ppo", "step-ppo"])
+def test_ppo_spends_as_ipr_does(method, lab):
+    rounds = ppo.METHODS[method](lab)
+    assert len(rounds) == 2 and any(not torch.equal(rounds[0][k], rounds[1][k]) for k in rounds[0])
+    for iteration in (1, 2):
+        spent, budget = lab.spent([f"{method}/{iteration}"]), baselines.round_budget(lab, iteration)
+        assert spent["updates"] == SMALL.updates
+        assert 0.6 * budget["env_steps"] <= spent["env_steps"] <= 1.6 * budget["env_steps"]
+
+
+def test_step_returns_are_monte_carlo_step_rewards(lab):
+    experts = lab.demonstrations()[:3]
+    returns = ppo.step_returns(lab, experts, lab.player(lab.sft(), 1.0, "scorer"))
+    assert [len(r) for r in returns] == [t.steps for t in experts]
+    # The last action of a demonstration ends the episode: its step reward is the outcome.
+    assert [r[-1] for r in returns] == [t.reward for t in experts]
+
+
+# --- preferences ----------------------------------------------------------------------------------
+
+
+def watched(monkeypatch, name):
+    """Calls of a method of Run, recorded."""
+    calls, original = [], getattr(Run, name)
+
+    def wrapped(self, first, *others, **named):
+        found = original(self, first, *others, **named)
+        calls.append((first, named, found))
+        return found
+
+    monkeypatch.setattr(Run, name, wrapped)
+    return calls
+
+
+@pytest.mark.parametrize("reference", ["current", "sft"])
+def test_eto_contrasts_whole_trajectories(reference, lab, monkeypatch):
+    lab.config = replace(SMALL, eto_reference=reference)
+    calls = watched(monkeypatch, "learn")
+    baselines.eto(lab)
+    assert len(calls) == 2
+    for pairs, _, (_, log) in calls:
+        assert {p.kind for p in pairs} == {"outcome"} and {p.step for p in pairs} == {1}
+        assert all(p.chosen_outcome > p.rejected_outcome for p in pairs)
+        assert len({json.dumps([p.prompt, p.chosen, p.rejected]) for p in pairs}) == len(pairs)
+        assert all(row["loss"] == pytest.approx(row["loss_outcome"]) for row in log)  # no SFT term
+    second = calls[1][2][1][0]["loss_outcome"]
+    assert (abs(second - math.log(2)) < 1e-4) == (reference == "current")
+
+
+def test_eto_explores_for_as_many_actions_as_ipr(lab):
+    greedy = lab.play([e.task for e in lab.demonstrations()], lab.sft(), "eto")
+    played, spent = baselines.explored(lab, lab.sft(), "eto-1", 300, greedy_first=True)
+    assert [t.messages for t in played[: len(greedy)]] == [t.messages for t in greedy]
+    assert spent["env_steps"] == sum(t.steps for t in played) and 240 <= spent["env_steps"] <= 330
+    once, _ = baselines.explored(lab, lab.sft(), "eto-1", 0, greedy_first=True)
+    assert [t.messages for t in once] == [t.messages for t in greedy]
+
+
+def test_naive_step_dpo_contrasts_single_actions_by_the_outcome(lab, monkeypatch):
+    calls = watched(monkeypatch, "learn")
+    baselines.naive_step_dpo(lab)
+    pairs = calls[0][0]
+    assert pairs and {p.kind for p in pairs} == {"step"} and 1 in {p.step for p in pairs}
+    for p in pairs:
+        assert [m["role"] for m in p.chosen] == [m["role"] for m in p.rejected] == ["assistant"]
+        assert p.chosen_reward == p.chosen_outcome > p.rejected_outcome == p.rejected_reward
+
+
+def test_rft_adds_what_the_policy_did_better(lab, monkeypatch):
+    calls = watched(monkeypatch, "clone")
+    baselines.rft(lab)
+    examples, _, (_, log) = calls[-1]
+    experts = lab.demonstrations()
+    outcome = {e.id: e.reward for e in experts}
+    added = examples[len(experts) :]
+    assert examples[: len(experts)] == experts and added
+    assert all(t.success or t.reward > outcome[t.id] for t in added)
+    assert len({(t.id, *t.actions) for t in added}) == len(added)
+    assert len(log) == baselines.all_updates(lab)
+
+
+# --- the reward model -----------------------------------------------------------------------------
+
+
+def test_the_reward_model_learns_a_rule_and_generalises(lab):
+    """Labels that can be read off the action: 1 for a purchase, 0.2 else; held-out tasks are predicted."""
+    lab.policy
+    experts = lab.demonstrations()
+    for t in experts:
+        t.extra["step_rewards"] = [1.0 if "Buy Now" in action else 0.2 for action in t.actions]
+    seen, unseen = experts[:16], experts[16:]
+    default = adapter_weights(lab.policy)
+    model = reward_model.fit(lab.policy, lab.chat, lab._fresh, seen, seed=0)
+    assert all(torch.equal(w, adapter_weights(lab.policy)[k]) for k, w in default.items())
+    predicted = model.predict(lab.policy, lab.chat, [t.messages for t in unseen])
+    labels = [r for t in unseen for r in t.extra["step_rewards"]]
+    facts = reward_model.fit_quality([p for ps in predicted for p in ps], labels)
+    assert facts["explained"] > 0.5 and facts["correlation"] > 0.8 and facts["steps"] == len(labels)
+
+
+def test_a_prediction_depends_on_the_past_alone_and_survives_a_file(lab, tmp_path):
+    lab.policy
+    model = reward_model.reward_model(lab)
+    trajectory = lab.demonstrations()[0]
+    (whole,) = model.predict(lab.policy, lab.chat, [trajectory.messages])
+    for step in range(1, trajectory.steps + 1):
+        begun = [*trajectory.prefix(step), trajectory.suffix(step)[0]]
+        (part,) = model.predict(lab.policy, lab.chat, [begun])
+        assert part[-1] == pytest.approx(whole[step - 1], abs=1e-4) and len(part) == step
+    model.save(tmp_path / "saved")
+    (again,) = reward_model.RewardModel.load(tmp_path / "saved").predict(lab.policy, lab.chat, [trajectory.messages])
+    assert again == whole
+    facts = json.loads((lab.folder / "reward_model.json").read_text())
+    data = read_trajectories(lab.folder / "reward-model-data.jsonl")
+    assert 0 < facts["steps"] < sum(t.steps for t in data)
+
+
+def test_pairs_by_the_reward_model(lab):
+    """`step_reward="model"`: no Monte Carlo; a purchase keeps its outcome."""
+    lab.config = replace(SMALL, step_reward="model")
+    (lab.folder / "iteration-1" / "step_rewards.jsonl").unlink()
+    (lab.folder / "expert_step_rewards.jsonl").unlink()
+    rewards = lab.step_rewards(1)
+    assert rewards and {r.n for r in rewards} == {0}
+    assert all(r.reward_mc == r.outcome for r in rewards if r.terminal)
+    assert any(not r.terminal for r in rewards)
+
+
+def test_the_oracle_takes_the_best_of_what_the_model_chooses_from(lab):
+    chosen, best = best_of_n(lab, "test"), best_of_n_oracle(lab, "test")
+    sampled = read_trajectories(lab.folder / "evaluations" / "sft-sampled-3-test.jsonl")
+    by_task = {}
+    for t in sampled:
+        by_task.setdefault(t.id, []).append(t)
+    assert len(best) == len(by_task) == SMALL.test and {len(s) for s in by_task.values()} == {3}
+    for mine, theirs in zip(best, chosen):
+        assert mine.reward == max(t.reward for t in by_task[mine.id])
+        assert any(theirs.messages == t.messages for t in by_task[theirs.id])
+    assert lab.spent(["best-of-n-oracle"])["env_steps"] == sum(t.steps for t in sampled)
+
+
+# --- compare --------------------------------------------------------------------------------------
+
+
+def test_a_setting_says_what_differs_and_reads_back():
+    assert Config().setting == Config(seed=3, env="sql", dev=5).setting == "default"
+    changed = Config(w_step=0.0, both_directions=False, scorer="current")
+    assert changed.setting == "scorer=current both_directions=False w_step=0.0"
+    assert Config(seed=1).with_setting(changed.setting) == replace(changed, seed=1)
+    for text, message in (
+        ("warp=1", "no option 'warp'"), ("updates=many", "'many' is no int"), ("action_only=yes", "'yes' is no bool"),
+        ("seed=3", "no option 'seed'"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            Config().with_setting(text)
+    with pytest.raises(ValueError, match="reference must be one of sft, current"):
+        Config(reference="none").check()
+
+
+def test_compare_runs_cells_once_and_in_any_order(finished, tmp_path, monkeypatch):
+    """Settings that leave SFT and pairs alone share them; what the results file holds is not run again."""
+    shutil.copytree(finished, tmp_path / "default" / "seed-0")
+    monkeypatch.setattr("ipr_lite.config.Config.setting", property(lambda c: "default" if c.w_step else "w_step=0.0"))
+    results = tmp_path / "results.csv"
+    explored = watched(monkeypatch, "explorations")
+    arguments = (SMALL, ["ipr", "eto", "sft"], ["default", "w_step=0.0"], [0], tmp_path, results, "compare")
+    rows = compare(*arguments, quiet=True)
+    found = {(r["method"], r["setting"], r["iteration"]) for r in rows}
+    assert found == {(m, s, i) for s in ("default", "w_step=0.0") for m, i in (("ipr", 1), ("ipr", 2), ("eto", 1), ("eto", 2), ("sft", 0))}
+    shared = tmp_path / "w_step=0.0" / "seed-0"
+    for name in ("sft_log.csv", "demonstrations.jsonl", "iteration-1/pairs.jsonl"):
+        assert (shared / name).read_bytes() == (finished / name).read_bytes(), name
+    assert (shared / "iteration-1/train_log.csv").read_bytes() != (finished / "iteration-1/train_log.csv").read_bytes()
+    table = read_results(results)
+    assert len(table) == len(rows)
+    by = {(r["method"], r["setting"], r["iteration"]): r for r in rows}
+    sft = by["sft", "default", 0]["updates"]
+    assert by["eto", "default", 2]["updates"] == by["ipr", "default", 2]["updates"] == sft + 2 * SMALL.updates
+    assert by["ipr", "default", 1]["env_steps"] == by["ipr", "w_step=0.0", 1]["env_steps"] > 0
+    assert 0.6 < by["eto", "default", 2]["env_steps"] / by["ipr", "default", 2]["env_steps"] < 1.4
+
+    before = results.read_bytes()
+    monkeypatch.setattr(Run, "play", None)
+    assert compare(*arguments, quiet=True) == [] and results.read_bytes() == before
+    log = results.with_suffix(".log").read_text().splitlines()
+    assert log[0] == "# compare" and len([line for line in log if line.startswith("shop ")]) == 6
+    assert explored  # and so it was the first time that ran them
+
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="unknown method dpo"):
+        compare(SMALL, ["dpo"], ["default"], [0], tmp_path, results, "compare")
+
+
+def test_dev_can_be_scored_without_a_look_at_test(lab, tmp_path):
+    folder = lab.folder.parent / "compare"
+    shutil.copytree(lab.folder, folder / "demonstrations=24,iterations=1" / "seed-0")
+    place = folder / "demonstrations=24,iterations=1" / "seed-0"
+    shutil.rmtree(place / "evaluations")
+    config = replace(Config(), demonstrations=24, iterations=1, dev=4, test=4)
+    (place / "config.json").unlink()
+    compare(config, ["sft", "naive-step-dpo"], ["default"], [0], folder, tmp_path / "r.csv", "x", split="dev", quiet=True)
+    assert set(read_results(tmp_path / "r.csv")["split"]) == {"dev"}
+    assert not list((place / "evaluations").glob("*-test.jsonl"))
