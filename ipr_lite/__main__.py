@@ -89,6 +89,14 @@ def parser() -> argparse.ArgumentParser:
     base.add_argument("--threads", type=int)
     data = commands.add_parser("data", help="write the shipped data anew")
     data.add_argument("--out", type=Path, default=Path("data"))
+    good = commands.add_parser("quality", help="how good a finished run's step rewards are; what they show; cases")
+    good.add_argument("run", type=Path, nargs="+", help="the run's folder; several, for several seeds")
+    good.add_argument("--samples", type=int, default=1000, help="rollouts that count as the truth, default: 1000")
+    good.add_argument("--contrasts", type=int, default=40, help="of each run, default: 40")
+    good.add_argument("--agents", nargs="+", default=["sft", "ipr"], help="whose test episodes, default: sft ipr")
+    good.add_argument("--tasks", type=int, default=100, help="test tasks, default: 100")
+    good.add_argument("--results", type=Path, default=Path("data/results"), help="default: data/results")
+    good.add_argument("--threads", type=int)
     commands.add_parser("tables", help="write the book's tables anew from data/results")
     game = commands.add_parser("play", help="play a task yourself; `hint` asks a careful expert")
     game.add_argument("--env", default="shop", help="default: shop")
@@ -205,7 +213,7 @@ def do_compare(options) -> int:
     import shlex
 
     from ipr_lite.compare import DEFAULT_METHODS, compare
-    from ipr_lite.evaluation import effect_markdown, effect_table, read_results
+    from ipr_lite.tables import write_comparison
 
     config = config_of(options)
     folder = folder_of(options, config)
@@ -213,8 +221,28 @@ def do_compare(options) -> int:
     methods = options.methods or list(DEFAULT_METHODS)
     command = shlex.join(["python", "-m", "ipr_lite", *sys.argv[1:]])
     compare(config, methods, options.settings, seeds_of(options.seeds), folder, path, command, options.split)
-    print(effect_markdown(effect_table(read_results(path))))
-    print(f"results: {path}")
+    told, html = write_comparison(path, folder / path.stem)
+    print(told.read_text(encoding="utf-8"))
+    print(f"results: {path}\npage: {html}")
+    return 0
+
+
+def do_quality(options) -> int:
+    from ipr_lite import quality as q
+    from ipr_lite.cases import write_cases
+    from ipr_lite.transfer import finished
+
+    command = "python -m ipr_lite " + " ".join(sys.argv[1:])
+    truth, test = [], []
+    for folder in options.run:
+        run = finished(folder)
+        truth += q.contrasts_sampled(run, options.samples, options.contrasts, ["base", "sft", run.select()])
+        test += q.step_rewards_on_test(run, options.agents, options.tasks)
+    out = options.results
+    q.write_rows(out / f"{run.config.env}_fig3.csv", truth, q.COLUMNS, command)
+    q.write_rows(out / f"{run.config.env}_fig4.csv", test, q.STEP_COLUMNS, command)
+    write_cases(out / f"{run.config.env}_cases.jsonl", finished(options.run[0]))
+    print(f"results: {out}")
     return 0
 
 
@@ -329,6 +357,7 @@ COMMANDS = {
     "compare": do_compare,
     "bench": do_bench,
     "tables": do_tables,
+    "quality": do_quality,
     "pretrain": do_pretrain,
     "data": do_data,
     "show": do_show,

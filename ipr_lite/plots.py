@@ -182,24 +182,39 @@ def effect_forest(table: pd.DataFrame) -> Figure:
     rows = [row for row in table.itertuples() if row.method != baseline and not math.isnan(row.difference)]
     if not rows:
         raise ValueError(f"no method shares a seed with the baseline {baseline!r}")
-    figure, (axis,) = _figure(6.4, 1.5 + 0.36 * len(rows))
-    for place, row in enumerate(reversed(rows)):
-        colour = PALETTE.get(row.method, _OTHER)
-        if not math.isnan(row.difference_low):
-            axis.plot([row.difference_low, row.difference_high], [place, place], color=colour, linewidth=2)
-        axis.plot(row.difference, place, MARKERS.get(row.method, "h"), color=colour, markersize=7)
-        axis.annotate(f"{show_signed(row.difference)}  (n = {row.pairs})", (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center")  # fmt: skip
     several = {name: table[name].nunique() > 1 for name in ("env", "setting", "precision", "scale")}
     names = [" ".join([r.method, *(str(getattr(r, k)) for k, more in several.items() if more)]) for r in rows]
-    axis.set_yticks(range(len(rows)), names[::-1])
-    axis.set_ylim(-0.6, len(rows) - 0.4)
-    axis.axvline(0, color="#333333", linewidth=1)
-    axis.set_xlabel(f"reward minus {baseline}, paired by seed (95 % interval)")
+    lines = [(name, r.difference, r.difference_low, r.difference_high, r.pairs) for name, r in zip(names, rows)]
     sure = [name for row, name in zip(rows, names) if row.difference_low > 0]
     takeaway = "interval above 0: " + ", ".join(sure) if sure else "no interval lies above zero"
-    sizes = sorted({row.pairs for row in rows})
+    styles = [(PALETTE.get(row.method, _OTHER), MARKERS.get(row.method, "h")) for row in rows]
+    return forest(lines, f"reward minus {baseline}, paired by seed (95 % interval)", f"Gain over {baseline}", takeaway, styles)
+
+
+def forest(
+    rows: Sequence[tuple[str, float, float, float, int]], xlabel: str, title: str, takeaway: str,
+    styles: Sequence[tuple[str, str]] | None = None,
+) -> Figure:  # fmt: skip
+    """Differences with their 95 % intervals, one below the other: (name, mean, low, high, seeds).
+
+    `styles`: a colour and a marker for each. Raises ValueError without rows.
+    """
+    if not rows:
+        raise ValueError("there is no difference to draw")
+    figure, (axis,) = _figure(6.4, 1.5 + 0.36 * len(rows))
+    styles = styles or [(PALETTE["ipr"], MARKERS["ipr"])] * len(rows)
+    for place, ((_, mean, low, high, n), (colour, marker)) in enumerate(zip(reversed(rows), reversed(styles))):
+        if not math.isnan(low):
+            axis.plot([low, high], [place, place], color=colour, linewidth=2)
+        axis.plot(mean, place, marker, color=colour, markersize=7)
+        axis.annotate(f"{show_signed(mean)}  (n = {n})", (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center")  # fmt: skip
+    axis.set_yticks(range(len(rows)), [row[0] for row in rows][::-1])
+    axis.set_ylim(-0.6, len(rows) - 0.4)
+    axis.axvline(0, color="#333333", linewidth=1)
+    axis.set_xlabel(xlabel)
+    sizes = sorted({row[4] for row in rows})
     seeds = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    return _titled(figure, f"Gain over {baseline} (n = {seeds} seeds)", takeaway)
+    return _titled(figure, f"{title} (n = {seeds} seeds)", takeaway)
 
 
 def mc_convergence(samples: Sequence[Sequence[float]], truth: float) -> Figure:

@@ -8,15 +8,21 @@ other, else *inside the noise*.
 
 from __future__ import annotations
 
+import base64
 import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from ipr_lite import plots
+from ipr_lite.cases import cases_markdown
 from ipr_lite.evaluation import (
     METHODS,
+    effect_markdown,
+    effect_table,
     markdown_table,
     paired_difference,
     read_results,
@@ -26,6 +32,8 @@ from ipr_lite.evaluation import (
     student_interval,
 )
 from ipr_lite.jsonl import DataError, write_whole
+from ipr_lite.quality import COLUMNS, STEP_COLUMNS, pair_quality, read_rows
+from ipr_lite.viewer import page, table_html
 
 RESULTS_FOLDER = Path(__file__).resolve().parent.parent / "data" / "results"
 BOOK = Path(__file__).resolve().parent.parent / "book"
@@ -259,6 +267,145 @@ def deviations(folder: Path = RESULTS_FOLDER) -> str:
     return markdown_table(("deviation", "option", "reward", "default, same seeds", "difference"), rows)
 
 
+MAP_METHODS = ("sft", "eto", "ipr")
+
+
+def when_steps_help(folder: Path = RESULTS_FOLDER) -> str:
+    """IPR against ETO where what should matter is varied: one line a cell, after the round that dev chose."""
+    results = Results("map", folder)
+    two = Results("table2", folder)
+    rows = []
+    for env, setting, name in MAP:
+        source = two if (env, setting) == ("shop", "default") else results
+        sft, eto, ipr = (source.rewards(env, "test", method, setting) for method in MAP_METHODS)
+        if not sft:
+            sft = two.rewards(env, "test", "sft")  # settings that leave SFT as it is
+            sft = {seed: sft[seed] for seed in ipr if seed in sft}
+        first = difference(source.rewards(env, "test", "ipr", setting, 1), source.rewards(env, "test", "eto", setting, 1))
+        rows.append((
+            name, mean_cell(sft), mean_cell(eto), mean_cell(ipr), difference_cell(difference(ipr, eto)), difference_cell(first),
+        ))  # fmt: skip
+    header = ("cell", "SFT", "ETO", "IPR", "IPR minus ETO, 95 % interval [seeds]", "after round 1, nothing chosen")
+    return markdown_table(header, rows)
+
+
+MAP = (
+    ("shop", "default", "one purchase, three habits, 160 demonstrations, N = 5, 2 rounds"),
+    ("shop-2", "default", "two purchases, one outcome"),
+    ("shop-3", "default", "three purchases, one outcome"),
+    ("shop", "habits=skips-size", "one habit: leaves out the size"),
+    ("shop", "habits=takes-first", "one habit: takes the first hit"),
+    ("shop", "demonstrations=40", "40 demonstrations"),
+    ("shop", "demonstrations=80", "80 demonstrations"),
+    ("shop", "demonstrations=320", "320 demonstrations"),
+    ("shop", "samples=1", "N = 1"),
+    ("shop", "samples=20", "N = 20"),
+    ("shop", "iterations=4", "4 rounds"),
+)
+
+
+def searched(folder: Path = RESULTS_FOLDER) -> str:
+    """The search for a learning rate on dev: every method the same cells."""
+    results = Results("search", folder)
+    if not len(results.rows):
+        return "not run\n"
+    settings = list(dict.fromkeys(results.rows["setting"]))
+    rows = []
+    for method in [m for m in METHODS if m in set(results.rows["method"])]:
+        rows.append((method, *(mean_cell(results.rewards("shop", "dev", method, setting)) for setting in settings)))
+    return markdown_table(("method", *settings), rows)
+
+
+def fig3(folder: Path = RESULTS_FOLDER) -> str:
+    """How often a built pair is the right way round, by scorer and N."""
+    rows = []
+    for path in sorted(folder.glob("*_fig3.csv")):
+        table = read_rows(path, COLUMNS)
+        table["scorer"] = table["scorer"].str.replace(r"ipr-\d+", "ipr", regex=True)
+        env = table["env"].iloc[0]
+        for scorer in dict.fromkeys(table["scorer"]):
+            for n in (1, 3, 5, 20):
+                own, page = (pair_quality(table, scorer, n, 0.01, truth) for truth in (None, "page"))
+                best = pair_quality(table, scorer, n, 0.01, "ipr")
+                rows.append((
+                    env, scorer, n, own["pairs"], show(own["built"], 2), show(own["agrees"]), show(best["agrees"]),
+                    show(page["agrees"]) if env == "shop" else "",
+                ))  # fmt: skip
+    header = (
+        "world", "scorer", "N", "contrasts", "built", "agrees with the scorer's own 1,000 samples",
+        "with IPR's 1,000 samples", "with the page score",
+    )  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def estimator(folder: Path = RESULTS_FOLDER) -> str:
+    """Cost against quality: pairs built and pairs that are wrong, by N and the step threshold (scorer: SFT)."""
+    rows = []
+    for path in sorted(folder.glob("*_fig3.csv")):
+        table = read_rows(path, COLUMNS)
+        for n in (1, 3, 5, 10, 20, 50):
+            line = [table["env"].iloc[0], str(n)]
+            for tau in (0.01, 0.1, 0.35):
+                found = pair_quality(table, "sft", n, tau)
+                line.append(f"{found['built']:.2f} / {found['wrong']:.3f}")
+            rows.append(line)
+    return markdown_table(("world", "N", *(f"tau {tau}: built / wrong" for tau in (0.01, 0.1, 0.35))), rows)
+
+
+def fig4(folder: Path = RESULTS_FOLDER) -> str:
+    """The average reward per step, in both senses: mean step reward of the actions taken, and outcome over actions."""
+    rows = []
+    for path in sorted(folder.glob("*_fig4.csv")):
+        table = read_rows(path, STEP_COLUMNS)
+        table["mean_step"] = [_mean(text) for text in table["step_rewards"]]
+        table["per_step"] = table["reward"] / table["steps"]
+        for agent in dict.fromkeys(table["agent"]):
+            mine = table[table["agent"] == agent]
+            by_seed = mine.groupby("seed")[["mean_step", "per_step", "reward"]].mean()
+            cells = [mean_cell(by_seed[name].to_dict()) for name in ("mean_step", "per_step", "reward")]
+            rows.append((table["env"].iloc[0], agent, *cells, len(mine) // len(by_seed)))
+    return markdown_table(("world", "agent", "mean step reward", "outcome / actions", "outcome", "tasks a seed"), rows)
+
+
+def same_outcome(folder: Path = RESULTS_FOLDER) -> str:
+    """Test tasks on which two agents end alike: how far their step rewards are apart."""
+    rows = []
+    for path in sorted(folder.glob("*_fig4.csv")):
+        table = read_rows(path, STEP_COLUMNS)
+        table["mean_step"] = [_mean(text) for text in table["step_rewards"]]
+        merged = table[table["agent"] == "sft"].merge(table[table["agent"] == "ipr"], on=["seed", "id"])
+        alike = merged[(merged["reward_x"] - merged["reward_y"]).abs() < 1e-6]
+        acted = alike[alike["step_rewards_x"] != alike["step_rewards_y"]]
+        apart = (acted["mean_step_x"] - acted["mean_step_y"]).abs()
+        rows.append((
+            table["env"].iloc[0], len(merged), len(alike), len(acted), f"{(apart > 0.05).mean():.2f}", f"{apart.mean():.3f}",
+            f"{(acted['mean_step_y'] - acted['mean_step_x']).mean():+.3f}",
+        ))  # fmt: skip
+    header = (
+        "world", "tasks x seeds", "equal outcome", "of these other step rewards", "share apart by > 0.05",
+        "mean distance", "IPR minus SFT",
+    )  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def case_studies(folder: Path = RESULTS_FOLDER) -> str:
+    """The cases that `cases.py` chose."""
+    return "\n".join(cases_markdown(path) for path in sorted(folder.glob("*_cases.jsonl"))) or "not run\n"
+
+
+def cost(folder: Path = RESULTS_FOLDER) -> str:
+    """Seconds, actions and tokens of each stage (appendix C): one round in the shop, two cores."""
+    rows = read_rows(folder / "rollouts_bench.csv", ("part", "way", "seconds"))
+    spent = rows[rows["part"] == "iteration"].groupby("way", sort=False)["seconds"].median()
+    lines = [(stage, f"{seconds:.1f}", f"{seconds / spent.sum():.0%}") for stage, seconds in spent.items()]
+    return markdown_table(("stage", "seconds", "share"), [*lines, ("one round", f"{spent.sum():.1f}", "100%")])
+
+
+def _mean(text: str | float) -> float:
+    values = [float(value) for value in str(text).split(";")]
+    return sum(values) / len(values)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "table2": table2,
     "table2-claims": table2_claims,
@@ -268,6 +415,14 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "table4": table4,
     "table4-rounds": table4_rounds,
     "deviations": deviations,
+    "search": searched,
+    "map": when_steps_help,
+    "fig3": fig3,
+    "estimator": estimator,
+    "fig4": fig4,
+    "same-outcome": same_outcome,
+    "cases": case_studies,
+    "cost": cost,
 }
 
 _PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -295,4 +450,52 @@ def write_tables(pages: Sequence[Path] | None = None, folder: Path = RESULTS_FOL
         if new != text:
             write_whole(page, new)
             changed.append(page)
+    for name, figure in figures(folder).items():
+        path = BOOK / "figures" / f"{name}.png"
+        image = plots.png_bytes(figure)
+        if not path.exists() or path.read_bytes() != image:
+            path.parent.mkdir(exist_ok=True)
+            write_whole(path, image)
+            changed.append(path)
     return changed
+
+
+def figures(folder: Path = RESULTS_FOLDER) -> dict[str, Figure]:
+    """The book's forest plots by name; those whose results are not there yet are left out."""
+    found = {}
+    two = Results("table2", folder).rows
+    for env in ("shop", "sql", "house"):
+        rows = two[two["env"] == env] if len(two) else two
+        if len(rows):
+            found[f"{env}_table2"] = plots.effect_forest(effect_table(rows[rows["method"] != "expert"]))
+    cells = []
+    results, default = Results("map", folder), Results("table2", folder)
+    for env, setting, name in MAP:
+        source = default if (env, setting) == ("shop", "default") else results
+        eto, ipr = (source.rewards(env, "test", method, setting) for method in ("eto", "ipr"))
+        mean, low, high, seeds = difference(ipr, eto)
+        if seeds:
+            cells.append((name.split(",")[0] if setting != "default" or env != "shop" else "the default", mean, low, high, seeds))
+    if cells:
+        sure = [cell[0] for cell in cells if cell[2] > 0]
+        takeaway = "interval above 0: " + ", ".join(sure) if sure else "no interval lies above zero"
+        found["map"] = plots.forest(cells, "IPR minus ETO, paired by seed (95 % interval)", "When steps help", takeaway)
+    return found
+
+
+def write_comparison(results: Path, stem: Path) -> list[Path]:
+    """A results file as a table in Markdown and as an HTML page with a forest plot, `STEM.md` and `STEM.html`."""
+    rows = read_results(results)
+    splits = [name for name in ("test", "dev") if (rows["split"] == name).any()]
+    table = effect_table(rows, split=splits[0])
+    told = effect_markdown(table)
+    picture = ""
+    if table["difference"].notna().sum() > (table["method"] == "sft").sum():
+        image = base64.b64encode(plots.png_bytes(plots.effect_forest(table))).decode("ascii")
+        picture = f'<figure><img alt="gain over SFT" src="data:image/png;base64,{image}"></figure>'
+    header, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in told.strip().splitlines())
+    body = table_html(header, lines) + picture
+    return [
+        write_whole(stem.with_suffix(".md"), told),
+        write_whole(stem.with_suffix(".html"), page(f"Comparison: {results.name}", body)),
+    ]

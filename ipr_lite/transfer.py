@@ -19,7 +19,7 @@ def transfer(folder: Path, data: str | None, split: str, limit: int, env: str | 
     folder: a finished run. env: the world, where it is not the run's (a run in all worlds, tried in one).
     Writes `transfer-SPLIT.csv` into the run's folder. Raises FileNotFoundError where there is no such run.
     """
-    run = _finished(folder)
+    run = finished(folder)
     name = env or run.config.env
     run.env = envs.make(name, data)
     tasks = envs.tasks(name, split, data)[:limit]
@@ -35,7 +35,7 @@ def transfer(folder: Path, data: str | None, split: str, limit: int, env: str | 
 
 def results_rows(folder: Path, metrics: list[dict], data: str | None, env: str | None = None) -> list[dict]:
     """What `transfer` found, as rows of the results file: setting `original` (`data` is given) or `transfer`."""
-    run = _finished(folder)
+    run = finished(folder)
     chosen = int(run.select().split("-")[1])
     spent = {"sft": ["sft"], "ipr": ["sft", *(f"iteration-{i}" for i in range(1, chosen + 1))]}
     config = replace(run.config, env=env or run.config.env)
@@ -48,7 +48,8 @@ def results_rows(folder: Path, metrics: list[dict], data: str | None, env: str |
     return rows
 
 
-def _finished(folder: Path) -> Run:
+def finished(folder: Path) -> Run:
+    """The run in a folder. Raises FileNotFoundError where it is not finished."""
     folder = Path(folder)
     for needed in ("config.json", "selected.json"):
         if not (folder / needed).is_file():

@@ -10,6 +10,7 @@ as in WebShop (IPR's patched copy gives such steps a partial reward, which no me
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import random
 import re
@@ -188,6 +189,27 @@ class Shop(TextEnv):
     def clickables(self) -> list[str]:
         """What `click[...]` accepts on the current page, in lower case."""
         return list(self._clickables())
+
+    def page_score(self) -> float:
+        """AgentBoard's score of the page shown, which the paper takes for the truth about a step (section 5.3).
+
+        A results page is worth its best product, a product's page the product with its best options, a purchase its
+        reward; the search page nothing.
+        """
+        if self._page == "start":
+            return 0.0
+        if self._page == "done":
+            return self._reward
+        asins = self._shown() if self._page == "results" else (self._asin,)
+        return max((self._best(self.catalogue.products[asin]) for asin in asins), default=0.0)
+
+    def _best(self, product: Product) -> float:
+        """The reward of buying a product with the options that suit the task best."""
+        names, values = list(product.options), product.options.values()
+        return max(
+            purchase_reward(product, self._task.setup, product.price, dict(zip(names, chosen)), self._nouns)[0]
+            for chosen in itertools.product(*values)
+        )
 
     def _forget(self) -> None:
         self._page, self._query, self._number = "start", "", 1
