@@ -6,6 +6,7 @@ first by task id where several are equal. Every action comes with its step rewar
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ipr_lite.ipr import Run
@@ -31,9 +32,8 @@ def cases(run: Run) -> list[Trajectory]:
         for agent, episodes in (("sft", sft), ("ipr", ipr)):
             t = episodes[task]
             rewards = monte_carlo(steps_of(run, t), scorer, SAMPLES, stable_seed(run.config.seed, "cases"))
-            t.agent = agent
-            t.extra |= {"case": case, "step_rewards": [round(r.reward_mc, 4) for r in rewards], "samples": SAMPLES}
-            found.append(t)
+            more = {"case": case, "step_rewards": [round(r.reward_mc, 4) for r in rewards], "samples": SAMPLES}
+            found.append(replace(t, agent=agent, extra=t.extra | more))
     return found
 
 

@@ -30,6 +30,7 @@ from ipr_lite.evaluation import (
     show_interval,
     show_signed,
     student_interval,
+    worlds_markdown,
 )
 from ipr_lite.jsonl import DataError, write_whole
 from ipr_lite.quality import COLUMNS, STEP_COLUMNS, pair_quality, read_rows
@@ -406,7 +407,15 @@ def _mean(text: str | float) -> float:
     return sum(values) / len(values)
 
 
+def worlds(folder: Path = RESULTS_FOLDER) -> str:
+    """The effect in a line a world, without what Table 2 has besides."""
+    rows = Results("table2", folder).rows
+    shown = ("base", "sft", "sft-long", "rft", "eto", "random-pairs", "ipr", "sft-careful", "expert")
+    return worlds_markdown(rows[(rows["setting"] == "default") & rows["method"].isin(shown)])
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
+    "worlds": worlds,
     "table2": table2,
     "table2-claims": table2_claims,
     "table2-controls": table2_controls,

@@ -153,7 +153,8 @@ def test_results_survive_a_round_trip_behind_their_command(tmp_path):
     path = add_results(tmp_path / "main.csv", results(), command)
     assert path.read_text(encoding="utf-8").splitlines()[0] == "# " + command
     found = read_results(path)
-    assert found.to_dict("records") == results()
+    assert sorted(found.to_dict("records"), key=str) == sorted(results(), key=str)
+    assert list(found["method"]) == sorted(found["method"], key=agent_order)
     first = path.read_bytes()
     assert add_results(path, found.to_dict("records"), command).read_bytes() == first
 
@@ -217,12 +218,6 @@ def test_a_line_a_world_says_every_mean_and_the_gains():
         "ipr": "0.800", "ipr minus sft, 95 % interval": "+0.100 (0.100 to 0.100)",
         "ipr minus random-pairs, 95 % interval": "+0.100 (-1.171 to 1.371)",
     }  # fmt: skip
-
-
-def test_the_front_page_shows_the_shipped_results():
-    files = sorted((ROOT / "data" / "results").glob("*_effect.csv"))
-    table = worlds_markdown(pd.concat(map(read_results, files)))
-    assert table in (ROOT / "README.md").read_text(encoding="utf-8"), f"README's table should be:\n{table}"
 
 
 def test_two_selected_rows_for_one_seed_are_refused():

@@ -1,0 +1,103 @@
+"""The book's tables and figures come from data/results alone, and say what the numbers say."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from ipr_lite import plots, tables
+from ipr_lite.evaluation import add_results
+from ipr_lite.quality import COLUMNS, pair_quality, uncounted, write_rows
+
+PAGES = [tables.BOOK.parent / "README.md", *sorted(tables.BOOK.rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_hold_what_the_results_say(page):
+    text = page.read_text(encoding="utf-8")
+    assert tables.fill(text) == text, "run `python -m ipr_lite tables`"
+
+
+def test_every_table_is_shown_and_every_figure_is_there():
+    shown = {name for page in PAGES for name in re.findall(r"<!-- table ([\w-]+) -->", page.read_text(encoding="utf-8"))}
+    assert shown == set(tables.TABLES)
+    made = {f"{name}.png": plots.png_bytes(figure) for name, figure in tables.figures().items()}
+    assert {path.name: path.read_bytes() for path in (tables.BOOK / "figures").glob("*.png")} == made
+
+
+def row(method, seed, reward, **more):
+    base = {"env": "shop", "setting": "default", "iteration": 0, "selected": 1, "split": "test", "precision": "nf4",
+            "scale": "tiny", "n": 10, "success": 0, "steps": 4, "env_steps": 0, "updates": 0, "tokens": 0}  # fmt: skip
+    return base | {"method": method, "seed": seed, "reward": reward} | more
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """SFT, ETO and IPR on three seeds, where ETO minus SFT is surely below 0 and IPR minus SFT surely above."""
+    rows = []
+    for seed, level in enumerate((0.5, 0.6, 0.7)):
+        rows += [row("sft", seed, level), row("eto", seed, level - 0.1 - 0.001 * seed), row("ppo", seed, level + (-1) ** seed)]
+        rows += [row("ipr", seed, level + 0.1 + 0.001 * seed, iteration=1), row("ipr", seed, level + 0.3, iteration=2, selected=0)]
+    add_results(tmp_path / "shop_table2.csv", rows, "x")
+    return tmp_path
+
+
+def test_verdicts_come_from_the_intervals(folder):
+    lines = [line for line in tables.table2_claims(folder).splitlines() if "| shop" in re.sub(" +", " ", line) or " shop |" in line]
+    told = {line.split("|")[1].strip(): line.rsplit("|", 2)[1].strip() for line in lines}
+    assert told["ipr minus sft"] == "reproduced" and told["eto minus sft"] == "reversed"
+    assert told["ppo minus sft"] == "inside the noise" and told["rft minus sft"] == "not run"
+    assert tables.verdict((0.1, -0.1, 0.3, 5), -1) == "inside the noise"
+    assert tables.verdict((-0.2, -0.3, -0.1, 5), -1) == "reproduced"
+
+
+def test_choosing_on_test_is_shown_as_what_it_adds(folder):
+    line = next(line for line in tables.optimism(folder).splitlines() if line.startswith("| ipr"))
+    assert "+0.199 (0.197 to 0.201) [3]" in line
+
+
+def test_filling_is_stable_and_unknown_tables_are_named(folder):
+    page = "A.\n<!-- table table2 -->\nold\n<!-- end -->\nB.\n"
+    once = tables.fill(page, folder)
+    assert "old" not in once and "0.600" in once and once.startswith("A.\n") and once.endswith("B.\n")
+    assert tables.fill(once, folder) == once
+    with pytest.raises(ValueError, match="no table 'table9'"):
+        tables.fill(page.replace("table2", "table9"), folder)
+
+
+def test_a_comparison_becomes_two_pages(folder, tmp_path):
+    told, html = tables.write_comparison(folder / "shop_table2.csv", tmp_path / "out" / "shop")
+    assert "| ipr " in told.read_text() and "<table" in html.read_text() and "data:image/png" in html.read_text()
+
+
+# --- how good pairs are ----------------------------------------------------------------------------
+
+
+def contrast(number, agent, expert, outcome, pages=(0.0, 1.0), scorer="sft"):
+    rows = []
+    for who, samples, ended, page in (("expert", expert, 1.0, pages[1]), ("agent", agent, outcome, pages[0])):
+        rows.append({"env": "shop", "seed": 0, "scorer": scorer, "contrast": number, "id": "a", "step": 2, "who": who,
+                     "terminal": 0, "outcome": ended, "page_score": page, "samples": samples})  # fmt: skip
+    return rows
+
+
+def test_pair_quality_counts_wrong_pairs():
+    """Certain contrasts: one right, one whose step reward contradicts the outcome (no pair). A fair coin: half wrong."""
+    sure = pd.DataFrame(contrast(0, "0x1000", "1x1000", 0.0) + contrast(1, "1x1000", "0x1000", 0.0))
+    found = pair_quality(sure, "sft", n=5, tau=0.01)
+    assert found["built"] == 0.5 and found["wrong"] == 0.0 and found["pairs"] == 2
+    assert pair_quality(sure, "sft", n=5, tau=0.01, truth="page")["agrees"] == 1.0
+    # One rollout each, wins with probability 0.6 and 0.4: of the pairs built (agent 0, expert 1: .36; or the
+    # other way round, which the outcome forbids) none is wrong; N = 1 with the outcome on the agent's side: all are.
+    rows = pd.DataFrame(contrast(0, "0x600;1x400", "0x400;1x600", 0.0))
+    found = pair_quality(rows, "sft", n=1, tau=0.01)
+    assert 0.25 < found["built"] < 0.47 and found["wrong"] == 0.0
+    against = pd.DataFrame(contrast(0, "0x600;1x400", "0x400;1x600", 2.0))
+    found = pair_quality(against, "sft", n=1, tau=0.01)
+    assert 0.08 < found["built"] < 0.25 and found["wrong"] == 1.0
+
+
+def test_counted_samples_read_back(tmp_path):
+    assert uncounted("0.5x2;1x1") == [0.5, 0.5, 1.0]
+    path = write_rows(tmp_path / "a.csv", contrast(0, "0x1", "1x1", 0.0), COLUMNS, "command")
+    assert path.read_text().startswith("# command\n# schema 1\nenv,seed,")
