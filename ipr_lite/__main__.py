@@ -85,6 +85,8 @@ def parser() -> argparse.ArgumentParser:
     base = commands.add_parser("pretrain", help="make the tiny base model anew")
     base.add_argument("--out", type=Path, default=None, help="default: data/tiny-base")
     base.add_argument("--tokens", type=int, help="transcript tokens to train on")
+    base.add_argument("--layers", type=int, help="default: 4")
+    base.add_argument("--worlds", nargs="+", help="whose transcripts, default: shop sql house")
     base.add_argument("--seed", type=int, default=0)
     base.add_argument("--threads", type=int)
     data = commands.add_parser("data", help="write the shipped data anew")
@@ -289,6 +291,12 @@ def do_pretrain(options) -> int:
     settings = p.PretrainSettings(seed=options.seed)
     if options.tokens:
         settings = replace(settings, tokens=options.tokens)
+    if options.layers:
+        settings = replace(settings, layers=options.layers)
+    if options.worlds:
+        if unknown := set(options.worlds) - set(p.WORLDS):
+            raise ValueError(f"--worlds {' '.join(unknown)}: choose of {', '.join(p.WORLDS)}")
+        settings = replace(settings, worlds=" ".join(options.worlds))
     conversations = p.corpus(settings)
     texts = p.tokenizer_texts(conversations)
     tokenizer = p.train_tokenizer(texts, settings.vocab_size, settings.context)

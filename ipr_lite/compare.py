@@ -24,6 +24,8 @@ from ipr_lite.config import Config
 from ipr_lite.evaluation import METHODS, add_results, by_part, read_results, summarize
 from ipr_lite.ipr import NoPairs, Run
 from ipr_lite.jsonl import write_whole
+from ipr_lite.quality import read_rows, write_rows
+from ipr_lite.reward_model import FIT_COLUMNS
 from ipr_lite.trajectory import Trajectory, read_trajectories
 
 TRAINED = baselines.METHODS | ppo.METHODS
@@ -73,6 +75,7 @@ def compare(
             if rows:
                 add_results(results, rows, command)
             _log(results.with_suffix(".log"), command, [note, *_warnings(run, method)])
+            _keep_fit(run, results.with_name(f"{c.env}_reward_model.csv"), command)
         new += rows
     return new
 
@@ -82,7 +85,7 @@ def cell_done(results: Path, config: Config, seed: int, method: str, split: str)
     if not results.exists():
         return False
     mine = {"env": config.env, "method": method, "setting": config.setting, "seed": seed, "split": split,
-            "precision": config.precision, "scale": config.scale}  # fmt: skip
+            "precision": config.precision, "scale": scale_name(config)}  # fmt: skip
     table = read_results(results)
     for column, value in mine.items():
         table = table[table[column] == value]
@@ -156,7 +159,7 @@ def row(c: Config, summary: dict, iteration: int, selected: bool, budget: dict[s
         "selected": int(selected),
         "split": summary["split"],
         "precision": c.precision,
-        "scale": c.scale,
+        "scale": scale_name(c),
         "n": summary["n"],
         "reward": summary["reward"],
         "success": summary["success"],
@@ -165,6 +168,11 @@ def row(c: Config, summary: dict, iteration: int, selected: bool, budget: dict[s
         "updates": budget["updates"],
         "tokens": budget["tokens"],
     }
+
+
+def scale_name(config: Config) -> str:
+    """The scale, with the name of the model where it is not the scale's own: `tiny:two-layer-base`."""
+    return config.scale if config.model is None else f"{config.scale}:{Path(config.model).name}"
 
 
 def _share(run: Run, other: Path) -> None:
@@ -199,6 +207,19 @@ def _warnings(run: Run, method: str) -> Iterator[str]:
     for path in sorted(run.folder.glob("iteration-*/warnings.txt")) if method == "ipr" else []:
         for line in path.read_text(encoding="utf-8").splitlines():
             yield f"  {path.parent.name}: {line}"
+
+
+def _keep_fit(run: Run, path: Path, command: str) -> None:
+    """Put how well the run's reward model fits, where it has one, beside the results."""
+    facts = run.folder / "reward_model.json"
+    if not facts.exists():
+        return
+    mine = {"scale": scale_name(run.config), "setting": run.config.setting, "seed": run.config.seed}
+    mine |= json.loads(facts.read_text(encoding="utf-8"))
+    old = read_rows(path, FIT_COLUMNS).to_dict("records") if path.exists() else []
+    rows = [row for row in old if any(row[name] != mine[name] for name in ("scale", "setting", "seed"))]
+    rows = sorted([*rows, mine], key=lambda row: (row["scale"], row["setting"], row["seed"]))
+    write_rows(path, [{n: f"{v:.6f}" if isinstance(v, float) else v for n, v in row.items()} for row in rows], FIT_COLUMNS, command)
 
 
 def _log(path: Path, command: str, lines: list[str]) -> None:

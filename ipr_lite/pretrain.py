@@ -95,6 +95,7 @@ class PretrainSettings:
     observation_weight: float = 0.3
     """Weight of an observation token's loss; an agent token's is 1."""
     seed: int = 0
+    worlds: str = "shop sql house"
 
 
 # Each world's people, its share of the corpus, and about how many tokens an episode has.
@@ -104,8 +105,10 @@ WORLDS = {"shop": (shop_experts, 0.29, 630), "sql": (sql_experts, 0.28, 280), "h
 def corpus(settings: PretrainSettings) -> list[list[Message]]:
     """The conversations to train on, worlds mixed: enough for `settings.tokens`, each read once."""
     found = []
-    for experts, share, length in WORLDS.values():
-        count = round(settings.tokens * share / length)
+    chosen = [WORLDS[name] for name in settings.worlds.split()]
+    whole = sum(share for _, share, _ in chosen)
+    for experts, share, length in chosen:
+        count = round(settings.tokens * share / whole / length)
         found += [trajectory.messages for trajectory in experts.transcripts(count, settings.seed)]
     random.Random(settings.seed).shuffle(found)
     return found
@@ -203,11 +206,11 @@ CARD = """# Model card: the tiny base
 A Llama with {parameters:,} parameters ({layers} layers, width {hidden_size}, {heads} heads) and a
 byte-level tokenizer of {vocab_size} tokens that spells any text; context {context}. Pretrained from
 scratch on {transcripts:,} generated transcripts ({tokens:,} tokens, about {seconds} s with
-{threads} CPU threads of a shared machine) of agents good and bad in three worlds, from a start with an
+{threads} CPU threads of a shared machine) of agents good and bad (worlds: {worlds}), from a start with an
 induction head written by hand (`ipr_lite/induction.py`). Made by `python -m ipr_lite pretrain`; `log.csv` is
 its log, `pretrain.json` its settings and checksum.
 
-It knows the language of the shop, the database and the household and can copy names from its context.
+It knows the language of those worlds and can copy names from its context.
 As an agent it acts about as its corpus did, good and bad episodes mixed; its own reward is the row `base`
 of every table in this project. It knows nothing else: no English, no facts. Its corpus shares no product,
 brand, database, table or room with the worlds that agents are trained and tested in. Databases are made of

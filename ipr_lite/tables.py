@@ -34,6 +34,7 @@ from ipr_lite.evaluation import (
 )
 from ipr_lite.jsonl import DataError, write_whole
 from ipr_lite.quality import COLUMNS, STEP_COLUMNS, pair_quality, read_rows
+from ipr_lite.reward_model import FIT_COLUMNS
 from ipr_lite.viewer import page, table_html
 
 RESULTS_FOLDER = Path(__file__).resolve().parent.parent / "data" / "results"
@@ -78,13 +79,14 @@ class Results:
 
     def rewards(
         self, env: str, split: str, method: str, setting: str = "default", iteration: int | None = None,
-        column: str = "reward",
+        column: str = "reward", scale: str = "tiny",
     ) -> dict[int, float]:  # fmt: skip
         """Mean reward (or another column) by seed: of the iterate that dev chose, or of a given one."""
         if not len(self.rows):
             return {}
         r = self.rows
         found = r[(r["env"] == env) & (r["split"] == split) & (r["method"] == method) & (r["setting"] == setting)]
+        found = found[found["scale"] == scale]
         found = found[found["selected"] == 1] if iteration is None else found[found["iteration"] == iteration]
         if found["seed"].duplicated().any():
             raise DataError(f"results: two rows for {env} {method} {setting} {split}; run one precision and scale a file")
@@ -208,6 +210,54 @@ PAPER_4 = {
     "w_sft=0.0": ("without the SFT loss", (0.618, 0.317, 0.649)),
 }
 PAPER_4_ROUNDS = {1: 0.636, 2: 0.637, 3: 0.682, 4: 0.713, 5: 0.681}
+
+# Tables 3 and 5 on WebShop: SFT, ETO, IPR by base; ETO, reward model, Monte Carlo by policy.
+PAPER_3 = {
+    "Llama-2-7B": (0.602, 0.674, 0.713), "Mistral-7B": (0.585, 0.662, 0.696), "Llama-2-13B": (0.622, 0.689, 0.722),
+    "Llama-3-8B": (0.612, 0.662, 0.720),
+}  # fmt: skip
+PAPER_5 = {"Llama-2-7B": (0.674, 0.689, 0.713), "Llama-2-13B": (0.689, 0.707, 0.722), "Llama-3-8B": (0.662, 0.706, 0.720)}
+BASES = {"tiny": "tiny base (4 layers, 1 M, three worlds)", "tiny:two-layer-base": "two-layer base (0.7 M, shop alone)"}
+
+
+def table3(folder: Path = RESULTS_FOLDER) -> str:
+    """Two bases in the shop, pretrained apart: SFT, ETO, IPR."""
+    two, three = Results("table2", folder), Results("table3", folder)
+    rows = [(f"paper: {base}", "", *map(show, values), show_signed(values[2] - values[1])) for base, values in PAPER_3.items()]
+    for scale, name in BASES.items():
+        source = two if scale == "tiny" else three
+        base, sft, eto, ipr = (source.rewards("shop", "test", m, scale=scale) for m in ("base", "sft", "eto", "ipr"))
+        cells = (mean_cell(base), mean_cell(sft), mean_cell(eto), mean_cell(ipr), difference_cell(difference(ipr, eto)))
+        rows.append((name, *cells))
+    return markdown_table(("base model", "base", "SFT", "ETO", "IPR", "IPR minus ETO"), rows)
+
+
+def table5(folder: Path = RESULTS_FOLDER) -> str:
+    """The learned step reward in place of Monte Carlo, and no step reward."""
+    two, five, four = Results("table2", folder), Results("table5", folder), Results("table4", folder)
+    rows = [(f"paper: {base}", show(a), "", show(b), show(c), "") for base, (a, b, c) in PAPER_5.items()]
+    for scale, name in BASES.items():
+        source = two if scale == "tiny" else Results("table3", folder)
+        eto, full = (source.rewards("shop", "test", method, scale=scale) for method in ("eto", "ipr"))
+        none = four.rewards("shop", "test", "ipr", "w_step=0.0", scale=scale)
+        model = five.rewards("shop", "test", "ipr", "step_reward=model", scale=scale)
+        rows.append((
+            name, mean_cell(eto), mean_cell(none), mean_cell(model), mean_cell(full), difference_cell(difference(model, full)),
+        ))  # fmt: skip
+    header = ("policy", "ETO", "IPR without step-DPO", "reward model", "Monte Carlo", "reward model minus Monte Carlo")
+    return markdown_table(header, rows)
+
+
+def reward_model_fit(folder: Path = RESULTS_FOLDER) -> str:
+    """How well the reward models fit steps of tasks that they did not see."""
+    rows = []
+    for path in sorted(folder.glob("*_reward_model.csv")):
+        for row in read_rows(path, FIT_COLUMNS).itertuples():
+            cells = (show(value) for value in (row.mse, row.mse_of_mean, row.explained, row.correlation))
+            rows.append((path.name.split("_")[0], row.scale, row.seed, row.steps, *cells))
+    header = ("world", "base", "seed", "held-out steps", "squared error", "of their mean", "share explained", "correlation")
+    return markdown_table(header, rows)
+
 
 DEVIATIONS = {
     "sft_on=all_winners": "SFT term on all winners",
@@ -421,6 +471,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "table2-controls": table2_controls,
     "table2-budget": table2_budget,
     "optimism": optimism,
+    "table3": table3,
+    "table5": table5,
+    "reward-model": reward_model_fit,
     "table4": table4,
     "table4-rounds": table4_rounds,
     "deviations": deviations,
