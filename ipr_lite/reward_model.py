@@ -30,7 +30,7 @@ from ipr_lite.step_reward import ScoredStep, monte_carlo, step_of
 from ipr_lite.trajectory import Message, Trajectory, read_trajectories, write_trajectories
 
 ADAPTER = "reward"
-EPOCHS, BATCH, RATE = 4, 4, 1e-3
+EPOCHS, BATCH, RATE = 4, 4, 2e-3
 FIT_COLUMNS = ("scale", "setting", "seed", "steps", "mse", "mse_of_mean", "explained", "correlation")
 HELD_OUT = 0.2
 """The share of tasks whose steps are not trained on."""
