@@ -211,8 +211,8 @@ def test_a_prediction_depends_on_the_past_alone_and_survives_a_file(lab, tmp_pat
 def test_pairs_by_the_reward_model(lab):
     """`step_reward="model"`: no Monte Carlo; a purchase keeps its outcome."""
     lab.config = replace(SMALL, step_reward="model")
-    (lab.folder / "iteration-1" / "step_rewards.jsonl").unlink()
-    (lab.folder / "expert_step_rewards.jsonl").unlink()
+    for name in ("iteration-1/step_rewards.jsonl", "iteration-2/step_rewards.jsonl", "expert_step_rewards.jsonl"):
+        (lab.folder / name).unlink()
     rewards = lab.step_rewards(1)
     assert rewards and {r.n for r in rewards} == {0}
     assert all(r.reward_mc == r.outcome for r in rewards if r.terminal)
