@@ -89,7 +89,7 @@ def naive_step_dpo(run: Run) -> list[Weights]:
     for iteration in range(1, run.config.iterations + 1):
         player = run.player(rounds[-1], run.config.explore_temperature, f"naive-{iteration}")
         seed = stable_seed(run.config.seed, iteration, "naive-step-dpo")
-        found = explore(experts, states, player, seed, run._bar("explore"))
+        found = explore(experts, states, player, seed, run.bar("explore"))
         left = contrasts(experts, found, run.env, rule, empty_counts())
         outcomes = [outcome_as_step_reward(step) for step in steps_to_score(left, states)]
         pairs = step_pairs(left, outcomes, rule, empty_counts())
@@ -157,7 +157,7 @@ def explored(
             observation, _ = env.reset(options={"task": task})
             seed = stable_seed(run.config.seed, agent, number, task.id)
             episodes.append(Episode(env, task, env.messages(observation, task), seed))
-        played += player.play(episodes, run._bar(f"explore {agent}"))
+        played += player.play(episodes, run.bar(f"explore {agent}"))
         spent["env_steps"] += player.actions_taken
         spent["tokens"] += player.tokens_written
     return played, spent

@@ -57,5 +57,5 @@ def _sampled(run: Run, tasks: list, split: str) -> list[Trajectory]:
             for sample in range(run.config.best_of):
                 seed = stable_seed(run.config.seed, "best-of-n", task.id, sample)
                 episodes.append(Episode(env.clone(), task, env.messages(observation, task), seed))
-        write_trajectories(path, player.play(episodes, run._bar("sample")))
+        write_trajectories(path, player.play(episodes, run.bar("sample")))
     return read_trajectories(path)

@@ -10,9 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ipr_lite.ipr import Run
-from ipr_lite.quality import steps_of
 from ipr_lite.rollout import stable_seed
-from ipr_lite.step_reward import monte_carlo
+from ipr_lite.step_reward import monte_carlo, steps_of
 from ipr_lite.trajectory import Trajectory, read_trajectories, write_trajectories
 
 SAMPLES = 50
@@ -31,7 +30,7 @@ def cases(run: Run) -> list[Trajectory]:
     for case, task in chosen.items():
         for agent, episodes in (("sft", sft), ("ipr", ipr)):
             t = episodes[task]
-            rewards = monte_carlo(steps_of(run, t), scorer, SAMPLES, stable_seed(run.config.seed, "cases"))
+            rewards = monte_carlo(steps_of(run.env, t, "agent"), scorer, SAMPLES, stable_seed(run.config.seed, "cases"))
             more = {"case": case, "step_rewards": [round(r.reward_mc, 4) for r in rewards], "samples": SAMPLES}
             found.append(replace(t, agent=agent, extra=t.extra | more))
     return found

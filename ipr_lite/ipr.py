@@ -110,7 +110,7 @@ class Run:
             self.chat = Chat(self.tokenizer)
             base = load_base(self.scale.model, self.config.precision)
             self._policy = add_adapters(base, self.scale, self.config.seed)
-            self._fresh = adapter_weights(self._policy)
+            self.fresh = adapter_weights(self._policy)
         return self._policy
 
     def player(self, weights, temperature: float, agent: str) -> Rollouts:
@@ -127,7 +127,7 @@ class Run:
             guess=self.config.saves("guess"),
         )
 
-    def _bar(self, what: str):
+    def bar(self, what: str):
         """A progress callback (done, total) that draws a bar with the time left."""
         # `disable` is left out where bars are wanted, so that TQDM_DISABLE still silences them.
         off = {"disable": True} if self.quiet else {}
@@ -206,7 +206,7 @@ class Run:
             player = self.player(self.iterate(iteration - 1), temperature, f"ipr-{iteration - 1}")
             seed = stable_seed(self.config.seed, iteration)
             whole = not self.config.saves("stop")
-            found = explore(experts, self.states(experts), player, seed, self._bar("explore"), whole)
+            found = explore(experts, self.states(experts), player, seed, self.bar("explore"), whole)
             for exploration in found:
                 exploration.trajectory.extra["start_step"] = exploration.start
             self._count(f"iteration-{iteration}/explore", player)
@@ -252,7 +252,7 @@ class Run:
             return predicted_step_rewards(self, steps)
         weights = self.sft() if self.config.scorer == "sft" else self.iterate(iteration - 1)
         scorer = self.player(weights, 1.0, "scorer")
-        found = monte_carlo(steps, scorer, self.config.samples, self.config.seed, self._bar("score"))
+        found = monte_carlo(steps, scorer, self.config.samples, self.config.seed, self.bar("score"))
         self._count(f"iteration-{iteration}/score", scorer)
         return found
 
@@ -363,8 +363,8 @@ class Run:
             too_long="drop",
             seed=self.config.seed,
         )
-        set_adapter_weights(self.policy, self._fresh, "default")
-        log = train_sft(self.policy, self.tokenizer, examples, settings, self.folder / ".trl", self._bar("SFT"))
+        set_adapter_weights(self.policy, self.fresh, "default")
+        log = train_sft(self.policy, self.tokenizer, examples, settings, self.folder / ".trl", self.bar("SFT"))
         return adapter_weights(self.policy), log
 
     def learn(
@@ -395,7 +395,7 @@ class Run:
         settings = replace(settings, **changed)
         encoded = [self.chat.encode_pair(pair) for pair in pairs]
         log = train_preferences(
-            self.policy, self.tokenizer, encoded, settings, self.folder / ".trl", self._bar(what), reference
+            self.policy, self.tokenizer, encoded, settings, self.folder / ".trl", self.bar(what), reference
         )
         return adapter_weights(self.policy), log
 
@@ -407,7 +407,7 @@ class Run:
             env = self.env.clone()
             observation, _ = env.reset(options={"task": task})
             episodes.append(Episode(env, task, env.messages(observation, task), 0))
-        return player.play(episodes, self._bar(f"evaluate {agent}"))
+        return player.play(episodes, self.bar(f"evaluate {agent}"))
 
     def save(self, weights: Weights, folder: Path):
         """Write an adapter's folder, whole or not at all."""

@@ -25,7 +25,7 @@ from ipr_lite.ipr import Run, Weights
 from ipr_lite.losses import ppo_loss
 from ipr_lite.model import adapter_weights, set_adapter_weights
 from ipr_lite.rollout import Episode, stable_seed
-from ipr_lite.step_reward import monte_carlo, step_of
+from ipr_lite.step_reward import monte_carlo, steps_of
 from ipr_lite.trajectory import Trajectory
 
 PHASES = 4
@@ -68,7 +68,7 @@ def _train(run: Run, method: str, by_step: bool) -> list[Weights]:
     for iteration, budget in enumerate(budgets, start=1):
         spent = {"env_steps": 0, "tokens": 0}
         updates = [c.updates // PHASES + (i < c.updates % PHASES) for i in range(PHASES)]
-        bar = run._bar(method)
+        bar = run.bar(method)
         for phase, count in enumerate(updates):
             now = adapter_weights(run.policy)
             share = round((budget - spent["env_steps"]) / (PHASES - phase))
@@ -109,13 +109,7 @@ def collect(
 
 def step_returns(run: Run, played: list[Trajectory], scorer) -> list[list[float]]:
     """The Monte Carlo step reward of every decision of every episode."""
-    steps = []
-    for trajectory in played:
-        env = run.env.clone()
-        env.reset(options={"task": trajectory.task})
-        for number, action in enumerate(trajectory.actions, start=1):
-            steps.append(step_of(env, trajectory, number, "agent"))
-            env.step(action)
+    steps = [step for trajectory in played for step in steps_of(run.env, trajectory, "agent")]
     rewards = iter(monte_carlo(steps, scorer, run.config.ppo_samples, stable_seed(run.config.seed, "step-ppo")))
     return [[next(rewards).reward_mc for _ in t.actions] for t in played]
 

@@ -21,7 +21,7 @@ from ipr_lite.ipr import Run
 from ipr_lite.jsonl import SCHEMA_VERSION, DataError, write_whole
 from ipr_lite.pairs import contrasts, empty_counts, steps_to_score
 from ipr_lite.rollout import stable_seed
-from ipr_lite.step_reward import ScoredStep, monte_carlo, step_of
+from ipr_lite.step_reward import ScoredStep, monte_carlo, steps_of
 from ipr_lite.trajectory import Trajectory, read_trajectories
 
 COLUMNS = ("env", "seed", "scorer", "contrast", "id", "step", "who", "terminal", "outcome", "page_score", "samples")
@@ -44,7 +44,7 @@ def contrasts_sampled(run: Run, samples: int, limit: int, scorers: Sequence[str]
     for scorer in scorers:
         weights = None if scorer == "base" else run.sft() if scorer == "sft" else run.iterate(int(scorer.split("-")[1]))
         player = run.player(weights, 1.0, scorer)
-        scored = monte_carlo(steps, player, samples, stable_seed(run.config.seed, "truth"), run._bar(scorer))
+        scored = monte_carlo(steps, player, samples, stable_seed(run.config.seed, "truth"), run.bar(scorer))
         for number, (step, reward) in enumerate(zip(steps, scored)):
             rows.append({
                 "env": run.config.env, "seed": run.config.seed, "scorer": scorer, "contrast": number // 2,
@@ -68,9 +68,9 @@ def step_rewards_on_test(run: Run, agents: Sequence[str], tasks: int) -> list[di
     scorer, rows = run.player(run.sft(), 1.0, "scorer"), []
     for agent in agents:
         played = _episodes(run, agent)[:tasks]
-        steps = [step for trajectory in played for step in steps_of(run, trajectory)]
+        steps = [step for trajectory in played for step in steps_of(run.env, trajectory, "agent")]
         seed = stable_seed(run.config.seed, "test")
-        rewards = iter(monte_carlo(steps, scorer, run.config.samples, seed, run._bar(agent)))
+        rewards = iter(monte_carlo(steps, scorer, run.config.samples, seed, run.bar(agent)))
         for t in played:
             found = ";".join(f"{next(rewards).reward_mc:.4f}" for _ in range(t.steps))
             rows.append({
@@ -78,16 +78,6 @@ def step_rewards_on_test(run: Run, agents: Sequence[str], tasks: int) -> list[di
                 "reward": f"{t.reward:.6f}", "steps": t.steps, "step_rewards": found,
             })  # fmt: skip
     return rows
-
-
-def steps_of(run: Run, trajectory: Trajectory) -> list[ScoredStep]:
-    """Every action of an episode as a step to score, in a world replayed from its beginning."""
-    env, found = run.env.clone(), []
-    env.reset(options={"task": trajectory.task})
-    for number, action in enumerate(trajectory.actions, start=1):
-        found.append(step_of(env, trajectory, number, "agent"))
-        env.step(action)
-    return found
 
 
 def pair_quality(rows: pd.DataFrame, scorer: str, n: int, tau: float, truth: str | None = None, seed: int = 0) -> dict:

@@ -26,7 +26,7 @@ from ipr_lite.jsonl import write_whole
 from ipr_lite.model import adapter_weights, set_adapter_weights
 from ipr_lite.rollout import stable_seed
 from ipr_lite.records import StepReward
-from ipr_lite.step_reward import ScoredStep, monte_carlo, step_of
+from ipr_lite.step_reward import ScoredStep, monte_carlo, steps_of
 from ipr_lite.trajectory import Message, Trajectory, read_trajectories, write_trajectories
 
 ADAPTER = "reward"
@@ -71,15 +71,10 @@ def labelled_episodes(run) -> list[Trajectory]:
         experts = run.demonstrations()
         sampled, spent = explored(run, run.sft(), "reward-model", 0)
         episodes = [*experts, *(t for t in sampled if t.steps)]
-        steps = []
-        for episode in episodes:
-            env = run.env.clone()
-            env.reset(options={"task": episode.task})
-            for number, action in enumerate(episode.actions, start=1):
-                steps.append(step_of(env, episode, number, "expert" if episode.agent != "reward-model" else "agent"))
-                env.step(action)
+        who = {True: "agent", False: "expert"}
+        steps = [s for episode in episodes for s in steps_of(run.env, episode, who[episode.agent == "reward-model"])]
         scorer = run.player(run.sft(), 1.0, "scorer")
-        rewards = iter(monte_carlo(steps, scorer, run.config.samples, run.config.seed, run._bar("label")))
+        rewards = iter(monte_carlo(steps, scorer, run.config.samples, run.config.seed, run.bar("label")))
         for episode in episodes:
             episode.extra["step_rewards"] = [next(rewards).reward_mc for _ in episode.actions]
         run.spend(
@@ -101,7 +96,7 @@ def reward_model(run) -> RewardModel:
         held_out = set(tasks[: math.ceil(HELD_OUT * len(tasks))])
         run.policy
         seen = [t for t in episodes if t.id not in held_out]
-        model = fit(run.policy, run.chat, run._fresh, seen, run.config.seed, run._bar("reward model"))
+        model = fit(run.policy, run.chat, run.fresh, seen, run.config.seed, run.bar("reward model"))
         unseen = [t for t in episodes if t.id in held_out]
         predicted = model.predict(run.policy, run.chat, [t.messages for t in unseen])
         facts = fit_quality([p for ps in predicted for p in ps], [r for t in unseen for r in t.extra["step_rewards"]])

@@ -61,6 +61,16 @@ def step_of(env: TextEnv, trajectory: Trajectory, step: int, who: str) -> Scored
     )
 
 
+def steps_of(env: TextEnv, trajectory: Trajectory, who: str) -> list[ScoredStep]:
+    """Every action of an episode as a step to score, in a world like `env` replayed from the beginning."""
+    world, found = env.clone(), []
+    world.reset(options={"task": trajectory.task})
+    for number, action in enumerate(trajectory.actions, start=1):
+        found.append(step_of(world, trajectory, number, who))
+        world.step(action)
+    return found
+
+
 def monte_carlo(
     steps: list[ScoredStep],
     scorer: Rollouts,
