@@ -115,6 +115,9 @@ METHODS = {
     "random-pairs": random_pairs,
 }  # fmt: skip
 
+RATE = {"naive-step-dpo": 0.4}
+"""Learning rates, in parts of IPR's, where the search on dev found another one (`data/results/shop_search.csv`)."""
+
 
 # --- what they share ------------------------------------------------------------------------------
 
@@ -189,6 +192,9 @@ def _contrasted(
     """A round of plain DPO on these pairs: no SFT term."""
     if not pairs:
         raise NoPairs(f"{method} built no pair in iteration {iteration}: expert and agent always end alike")
-    weights, log = run.learn(pairs, start, iteration, what=method, w_sft=0.0, reference=reference)
+    rate = run.config.learning_rate or RATE.get(method, 1.0) * run.scale.learning_rate
+    weights, log = run.learn(
+        pairs, start, iteration, what=method, w_sft=0.0, reference=reference, learning_rate=rate
+    )
     run.spend(f"{method}/{iteration}", updates=len(log), **spent)
     return weights

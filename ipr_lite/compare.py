@@ -30,6 +30,7 @@ from ipr_lite.trajectory import Trajectory, read_trajectories
 
 TRAINED = baselines.METHODS | ppo.METHODS
 CHOSEN = best_of_n.METHODS
+FROM_BASE = ("sft-long", "sft-careful", "rft")
 DEFAULT_METHODS = ("base", "sft", "sft-long", "sft-careful", "random-pairs", "ipr", "expert")
 
 # What the SFT policy depends on, and the pairs of round 1; settings that agree here share them.
@@ -116,7 +117,7 @@ def ipr_rows(run: Run, split: str) -> list[dict]:
 
 
 def baseline_rows(run: Run, method: str, split: str) -> list[dict]:
-    """The rows of a baseline after every round (0: it has one); the round that dev chose is marked.
+    """The rows of a baseline after every round (0: it trains from the base, at once); the round that dev chose is marked.
 
     `selected-METHOD.json` keeps the choice; written when all is played, it says that the baseline is done.
     """
@@ -131,11 +132,11 @@ def baseline_rows(run: Run, method: str, split: str) -> list[dict]:
         write_whole(path, json.dumps(choice, indent=1) + "\n")
     choice = json.loads(path.read_text(encoding="utf-8"))
     rows = []
-    alone = len(choice["agents"]) == 1  # SFT variants train from the base, all others from the SFT policy
+    from_base = method in FROM_BASE
     for number, agent in enumerate(choice["agents"], start=1):
-        spent = [*([] if alone else ["sft"]), *(f"{method}/{earlier}" for earlier in range(1, number + 1))]
+        spent = [*([] if from_base else ["sft"]), *(f"{method}/{earlier}" for earlier in range(1, number + 1))]
         episodes = read_trajectories(run.folder / "evaluations" / f"{agent}-{split}.jsonl")
-        rows += rows_of(run, episodes, method, 0 if alone else number, agent == choice["agent"], spent, split)
+        rows += rows_of(run, episodes, method, 0 if from_base else number, agent == choice["agent"], spent, split)
     return rows
 
 
