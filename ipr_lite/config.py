@@ -31,7 +31,8 @@ class Config:
     samples: int = 5
     """N, Monte Carlo rollouts for one step reward."""
     step_reward: str = "mc"
-    """Monte Carlo, or "model": the learned step reward model."""
+    """Monte Carlo, "model" (the learned step reward model of this run), or the folder of another run whose model
+    judges, with `{seed}` for the run's seed."""
     scorer: str = "sft"
     """Who finishes episodes to score a step: the frozen SFT policy, or "current", the iterate of the round."""
     explore_temperature: float = 0.0
@@ -120,7 +121,7 @@ class Config:
 
 
 _WORDS = {
-    "step_reward": ("mc", "model"), "scorer": ("sft", "current"), "reference": ("sft", "current"),
+    "scorer": ("sft", "current"), "reference": ("sft", "current"),
     "eto_reference": ("sft", "current"), "sft_on": SFT_ON, "sft_per": SFT_PER,
 }  # fmt: skip
 _APART = ("env", "data", "scale", "model", "precision", "seed", "showcase", "dev", "test", "without")

@@ -248,13 +248,24 @@ class Run:
 
     def _judge(self, steps: list[ScoredStep], iteration: int) -> list[StepReward]:
         """Step rewards by Monte Carlo, or by the learned model."""
-        if self.config.step_reward == "model":
-            return predicted_step_rewards(self, steps)
+        if self.config.step_reward != "mc":
+            return predicted_step_rewards(self._reward_model_run(), steps)
         weights = self.sft() if self.config.scorer == "sft" else self.iterate(iteration - 1)
         scorer = self.player(weights, 1.0, "scorer")
         found = monte_carlo(steps, scorer, self.config.samples, self.config.seed, self.bar("score"))
         self._count(f"iteration-{iteration}/score", scorer)
         return found
+
+    def _reward_model_run(self) -> "Run":
+        """The run whose step reward model judges. Raises FileNotFoundError where it has none."""
+        if self.config.step_reward == "model":
+            return self
+        folder = Path(self.config.step_reward.format(seed=self.config.seed))
+        if not (folder / "reward-model").exists():
+            raise FileNotFoundError(
+                f"{folder / 'reward-model'}: no step reward model there; run `compare --methods best-of-n` in that run first"
+            )
+        return Run(Config(**json.loads((folder / "config.json").read_text(encoding="utf-8"))), folder, quiet=True)
 
     def _count(self, stage: str, player: Rollouts):
         self.spend(stage, env_steps=player.actions_taken, tokens=player.tokens_written)

@@ -217,6 +217,7 @@ PAPER_3 = {
     "Llama-3-8B": (0.612, 0.662, 0.720),
 }  # fmt: skip
 PAPER_5 = {"Llama-2-7B": (0.674, 0.689, 0.713), "Llama-2-13B": (0.689, 0.707, 0.722), "Llama-3-8B": (0.662, 0.706, 0.720)}
+OTHER_MODEL = "step_reward=runs/two-layer/default/seed-{seed}"
 BASES = {"tiny": "tiny base (4 layers, 1 M, three worlds)", "tiny:two-layer-base": "two-layer base (0.7 M, shop alone)"}
 
 
@@ -235,16 +236,21 @@ def table3(folder: Path = RESULTS_FOLDER) -> str:
 def table5(folder: Path = RESULTS_FOLDER) -> str:
     """The learned step reward in place of Monte Carlo, and no step reward."""
     two, five, four = Results("table2", folder), Results("table5", folder), Results("table4", folder)
-    rows = [(f"paper: {base}", show(a), "", show(b), show(c), "") for base, (a, b, c) in PAPER_5.items()]
+    rows = [(f"paper: {base}", show(a), "", show(b), "", show(c), "") for base, (a, b, c) in PAPER_5.items()]
     for scale, name in BASES.items():
         source = two if scale == "tiny" else Results("table3", folder)
         eto, full = (source.rewards("shop", "test", method, scale=scale) for method in ("eto", "ipr"))
         none = four.rewards("shop", "test", "ipr", "w_step=0.0", scale=scale)
         model = five.rewards("shop", "test", "ipr", "step_reward=model", scale=scale)
+        other = five.rewards("shop", "test", "ipr", OTHER_MODEL, scale=scale)
         rows.append((
-            name, mean_cell(eto), mean_cell(none), mean_cell(model), mean_cell(full), difference_cell(difference(model, full)),
+            name, mean_cell(eto), mean_cell(none), mean_cell(model), mean_cell(other), mean_cell(full),
+            difference_cell(difference(model, full)),
         ))  # fmt: skip
-    header = ("policy", "ETO", "IPR without step-DPO", "reward model", "Monte Carlo", "reward model minus Monte Carlo")
+    header = (
+        "policy", "ETO", "IPR without step-DPO", "reward model", "the two-layer base's reward model", "Monte Carlo",
+        "reward model minus Monte Carlo",
+    )  # fmt: skip
     return markdown_table(header, rows)
 
 

@@ -219,6 +219,24 @@ def test_pairs_by_the_reward_model(lab):
     assert any(not r.terminal for r in rewards)
 
 
+def test_the_reward_model_of_another_run_may_judge(lab, finished, tmp_path):
+    other = tmp_path / "seed-0"
+    shutil.copytree(lab.folder, other)
+    theirs = Run(SMALL, other, quiet=True)
+    theirs.policy
+    flat = torch.zeros(theirs.policy.get_base_model().config.hidden_size + 1)
+    flat[-1] = 0.625  # a model that always says .625
+    reward_model.RewardModel(theirs.fresh, flat).save(other / "reward-model")
+    lab.config = replace(SMALL, step_reward=str(tmp_path / "seed-{seed}"))
+    for name in ("iteration-1/step_rewards.jsonl", "iteration-2/step_rewards.jsonl", "expert_step_rewards.jsonl"):
+        (lab.folder / name).unlink()
+    rewards = lab.step_rewards(1)
+    assert {r.reward_mc for r in rewards if not r.terminal} == {0.625}
+    lab.config = replace(SMALL, step_reward=str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="no step reward model there"):
+        lab._reward_model_run()
+
+
 def test_the_oracle_takes_the_best_of_what_the_model_chooses_from(lab):
     chosen, best = best_of_n(lab, "test"), best_of_n_oracle(lab, "test")
     sampled = read_trajectories(lab.folder / "evaluations" / "sft-sampled-3-test.jsonl")
