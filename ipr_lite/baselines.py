@@ -20,9 +20,8 @@ from dataclasses import replace
 
 from ipr_lite.ipr import NoPairs, Run, Weights, draw_demonstrations
 from ipr_lite.pairs import Exploration, contrasts, empty_counts, explore, outcome_pairs, step_pairs, steps_to_score
-from ipr_lite.records import Pair, StepReward
-from ipr_lite.rollout import Episode, stable_seed
-from ipr_lite.step_reward import ScoredStep
+from ipr_lite.records import Pair
+from ipr_lite.rollout import stable_seed
 from ipr_lite.trajectory import Trajectory
 
 
@@ -91,7 +90,7 @@ def naive_step_dpo(run: Run) -> list[Weights]:
         seed = stable_seed(run.config.seed, iteration, "naive-step-dpo")
         found = explore(experts, states, player, seed, run.bar("explore"))
         left = contrasts(experts, found, run.env, rule, empty_counts())
-        outcomes = [outcome_as_step_reward(step) for step in steps_to_score(left, states)]
+        outcomes = [step.rewarded(step.outcome) for step in steps_to_score(left, states)]
         pairs = step_pairs(left, outcomes, rule, empty_counts())
         spent = {"env_steps": player.actions_taken, "tokens": player.tokens_written}
         rounds.append(_contrasted(run, "naive-step-dpo", iteration, pairs, rounds[-1], spent, "current"))
@@ -154,23 +153,11 @@ def explored(
                 break
         temperature = 0.0 if greedy_first and number == 0 else 1.0
         player = run.player(weights, temperature, agent)
-        episodes = []
-        for task in tasks[:rest]:
-            env = run.env.clone()
-            observation, _ = env.reset(options={"task": task})
-            seed = stable_seed(run.config.seed, agent, number, task.id)
-            episodes.append(Episode(env, task, env.messages(observation, task), seed))
+        episodes = [run.start(task, stable_seed(run.config.seed, agent, number, task.id)) for task in tasks[:rest]]
         played += player.play(episodes, run.bar(f"explore {agent}"))
         spent["env_steps"] += player.actions_taken
         spent["tokens"] += player.tokens_written
     return played, spent
-
-
-def outcome_as_step_reward(step: ScoredStep) -> StepReward:
-    """The final outcome in place of the step reward: what makes step-wise DPO naive."""
-    return StepReward(
-        step.task.id, step.step, step.action, step.observation, step.who, step.outcome, 0, [], step.outcome, step.terminal
-    )  # fmt: skip
 
 
 def flipped(pair: Pair) -> Pair:

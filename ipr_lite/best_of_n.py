@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ipr_lite import envs
 from ipr_lite.ipr import Run
 from ipr_lite.reward_model import reward_model, trajectory_scores
-from ipr_lite.rollout import Episode, stable_seed
+from ipr_lite.rollout import stable_seed
 from ipr_lite.trajectory import Trajectory, read_trajectories, write_trajectories
 
 
@@ -50,12 +50,10 @@ def _sampled(run: Run, tasks: list, split: str) -> list[Trajectory]:
     path = run.folder / "evaluations" / f"sft-sampled-{run.config.best_of}-{split}.jsonl"
     if not path.exists():
         player = run.player(run.sft(), 1.0, "sft")
-        episodes = []
-        for task in tasks:
-            env = run.env.clone()
-            observation, _ = env.reset(options={"task": task})
-            for sample in range(run.config.best_of):
-                seed = stable_seed(run.config.seed, "best-of-n", task.id, sample)
-                episodes.append(Episode(env.clone(), task, env.messages(observation, task), seed))
+        episodes = [
+            run.start(task, stable_seed(run.config.seed, "best-of-n", task.id, sample))
+            for task in tasks
+            for sample in range(run.config.best_of)
+        ]
         write_trajectories(path, player.play(episodes, run.bar("sample")))
     return read_trajectories(path)

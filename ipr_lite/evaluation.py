@@ -139,7 +139,7 @@ def write_metrics(path: str | Path, rows: Sequence[dict]) -> Path:
 
 def read_metrics(path: str | Path) -> list[dict]:
     """The rows of metrics.csv. Raises DataError with file and column."""
-    return _read_csv(path, METRICS).to_dict("records")
+    return read_table(path, METRICS).to_dict("records")
 
 
 def add_results(path: str | Path, rows: Sequence[dict], command: str) -> Path:
@@ -166,7 +166,7 @@ def add_results(path: str | Path, rows: Sequence[dict], command: str) -> Path:
 
 def read_results(path: str | Path) -> pd.DataFrame:
     """The rows of a results file. Raises DataError with file and column."""
-    return _read_csv(path, RESULTS)
+    return read_table(path, RESULTS)
 
 
 def agent_order(agent: str) -> tuple[int, int, str]:
@@ -312,7 +312,8 @@ def _write_csv(path: str | Path, rows: Sequence[dict], columns: Sequence[str], *
     return write_whole(path, "\n".join(lines) + "\n")
 
 
-def _read_csv(path: str | Path, columns: Sequence[str]) -> pd.DataFrame:
+def read_table(path: str | Path, columns: Sequence[str]) -> pd.DataFrame:
+    """The rows of a CSV file behind its comments. Raises DataError with file and column."""
     try:
         table = pd.read_csv(path, comment="#", encoding="utf-8", keep_default_na=False, na_values=["nan"])
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

@@ -100,6 +100,12 @@ class Run:
             self.resumed = False
             write_whole(path, mine)
 
+    @classmethod
+    def opened(cls, folder: Path, quiet: bool = False) -> "Run":
+        """The run that a folder holds, with the config it was started with."""
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return cls(Config(**config), folder, quiet)
+
     # --- what the stages stand on -------------------------------------------------------------
 
     @property
@@ -265,7 +271,7 @@ class Run:
             raise FileNotFoundError(
                 f"{folder / 'reward-model'}: no step reward model there; run `compare --methods best-of-n` in that run first"
             )
-        return Run(Config(**json.loads((folder / "config.json").read_text(encoding="utf-8"))), folder, quiet=True)
+        return Run.opened(folder, quiet=True)
 
     def _count(self, stage: str, player: Rollouts):
         self.spend(stage, env_steps=player.actions_taken, tokens=player.tokens_written)
@@ -413,12 +419,13 @@ class Run:
     def play(self, tasks: list[Task], weights: Weights | None, agent: str) -> list[Trajectory]:
         """Greedy episodes from the start of each task."""
         player = self.player(weights, 0.0, agent)
-        episodes = []
-        for task in tasks:
-            env = self.env.clone()
-            observation, _ = env.reset(options={"task": task})
-            episodes.append(Episode(env, task, env.messages(observation, task), 0))
-        return player.play(episodes, self.bar(f"evaluate {agent}"))
+        return player.play([self.start(task, 0) for task in tasks], self.bar(f"evaluate {agent}"))
+
+    def start(self, task: Task, seed: int) -> Episode:
+        """An episode at the start of a task."""
+        env = self.env.clone()
+        observation, _ = env.reset(options={"task": task})
+        return Episode(env, task, env.messages(observation, task), seed)
 
     def save(self, weights: Weights, folder: Path):
         """Write an adapter's folder, whole or not at all."""

@@ -24,7 +24,7 @@ from ipr_lite.baselines import round_budget
 from ipr_lite.ipr import Run, Weights
 from ipr_lite.losses import ppo_loss
 from ipr_lite.model import adapter_weights, set_adapter_weights
-from ipr_lite.rollout import Episode, stable_seed
+from ipr_lite.rollout import stable_seed
 from ipr_lite.step_reward import monte_carlo, steps_of
 from ipr_lite.trajectory import Trajectory
 
@@ -92,7 +92,7 @@ def collect(
         # What an episode costs is known once a few are played; the first guess is careful.
         each = used / len(played) if played else 40 if by_step else 10
         wanted = min(len(tasks), max(1, int((env_steps - used) / each)))
-        fresh = player.play([_episode(run, task, rng) for task in rng.sample(tasks, wanted)])
+        fresh = player.play([run.start(task, rng.getrandbits(63)) for task in rng.sample(tasks, wanted)])
         fresh = [t for t in fresh if t.steps]
         returns = [[t.reward] * t.steps for t in fresh]
         if by_step:
@@ -112,12 +112,6 @@ def step_returns(run: Run, played: list[Trajectory], scorer) -> list[list[float]
     steps = [step for trajectory in played for step in steps_of(run.env, trajectory, "agent")]
     rewards = iter(monte_carlo(steps, scorer, run.config.ppo_samples, stable_seed(run.config.seed, "step-ppo")))
     return [[next(rewards).reward_mc for _ in t.actions] for t in played]
-
-
-def _episode(run: Run, task, rng: random.Random) -> Episode:
-    env = run.env.clone()
-    observation, _ = env.reset(options={"task": task})
-    return Episode(env, task, env.messages(observation, task), rng.getrandbits(63))
 
 
 def _experience(run: Run, trajectory: Trajectory, returns: list[float]) -> Experience:

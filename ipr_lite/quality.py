@@ -18,7 +18,7 @@ import pandas as pd
 
 from ipr_lite.envs.shop import Shop
 from ipr_lite.ipr import Run
-from ipr_lite.jsonl import SCHEMA_VERSION, DataError, write_whole
+from ipr_lite.jsonl import SCHEMA_VERSION, write_whole
 from ipr_lite.pairs import contrasts, empty_counts, steps_to_score
 from ipr_lite.rollout import stable_seed
 from ipr_lite.step_reward import ScoredStep, monte_carlo, steps_of
@@ -129,15 +129,6 @@ def write_rows(path: Path, rows: Sequence[dict], columns: Sequence[str], command
     """A CSV whose first lines, after `# `, are the command and the schema."""
     lines = [",".join(columns), *(",".join(str(row[name]) for name in columns) for row in rows)]
     return write_whole(path, f"# {command}\n# schema {SCHEMA_VERSION}\n" + "\n".join(lines) + "\n")
-
-
-def read_rows(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Raises DataError with the file and the column."""
-    table = pd.read_csv(path, comment="#", encoding="utf-8")
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise DataError(f"{path}: no column {', '.join(missing)}; write the file anew")
-    return table
 
 
 def _counted(samples: Sequence[float]) -> str:

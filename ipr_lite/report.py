@@ -181,7 +181,7 @@ def _agents(run: _Run) -> str:
     split = _headline_split(run)
     if not any(row["split"] == split for row in run.metrics):
         return table
-    return table + _figure(plots.reward_by_agent(run.metrics, split), f"Mean outcome reward on {split}; the dashed line is the expert.")
+    return table + figure_html(plots.reward_by_agent(run.metrics, split), f"Mean outcome reward on {split}; the dashed line is the expert.")
 
 
 def _curves(run: _Run) -> str:
@@ -190,7 +190,7 @@ def _curves(run: _Run) -> str:
     for name, title in names:
         figure = run.read(name, lambda path: plots.learning_curves(pd.read_csv(path, comment="#", encoding="utf-8"), title))
         if figure is not None:
-            figures.append(_figure(figure, f"{title}, from {name}."))
+            figures.append(figure_html(figure, f"{title}, from {name}."))
     return "".join(figures)
 
 
@@ -219,7 +219,7 @@ def _trajectory(run: _Run) -> str:
     strip = plots.step_reward_strip(by_task[best.id])
     return (
         '<p class="soft">Of all demonstrations, the one where two actions differ most in step reward.</p>'
-        + _figure(strip, "Each dot is the outcome of one rollout of the scorer after the action.")
+        + figure_html(strip, "Each dot is the outcome of one rollout of the scorer after the action.")
         + trajectory_html(best, by_task[best.id])
     )
 
@@ -279,7 +279,8 @@ def _command(config: dict[str, Any]) -> str:
     return shlex.join([*words, *(["--quick"] if config.get("quick") else [])])
 
 
-def _figure(figure: Figure, caption: str) -> str:
+def figure_html(figure: Figure, caption: str) -> str:
+    """A figure inside a page, with its caption."""
     data = base64.b64encode(plots.png_bytes(figure)).decode("ascii")
     alt = escape(" ".join(figure.get_suptitle().split()))
     scrolls = ' class="wide"' if figure.get_figwidth() > 6 else ""

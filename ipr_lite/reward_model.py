@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ipr_lite.artefacts import whole
 from ipr_lite.chat import Chat
 from ipr_lite.jsonl import write_whole
 from ipr_lite.model import adapter_weights, set_adapter_weights
@@ -101,9 +102,7 @@ def reward_model(run) -> RewardModel:
         predicted = model.predict(run.policy, run.chat, [t.messages for t in unseen])
         facts = fit_quality([p for ps in predicted for p in ps], [r for t in unseen for r in t.extra["step_rewards"]])
         write_whole(run.folder / "reward_model.json", json.dumps(facts, indent=1) + "\n")
-        aside = folder.with_name(".reward-model.unfinished")
-        model.save(aside)
-        aside.rename(folder)
+        whole(folder, model.save)
     return RewardModel.load(folder)
 
 
@@ -155,12 +154,7 @@ def predicted_step_rewards(run, steps: Sequence[ScoredStep]) -> list[StepReward]
     model = reward_model(run)
     run.policy
     found = model.predict(run.policy, run.chat, [step.messages[:-1] for step in steps])
-    return [
-        StepReward(
-            s.task.id, s.step, s.action, s.observation, s.who, s.outcome if s.terminal else values[-1], 0, [], s.outcome, s.terminal
-        )
-        for s, values in zip(steps, found)
-    ]  # fmt: skip
+    return [s.rewarded(s.outcome if s.terminal else values[-1]) for s, values in zip(steps, found)]
 
 
 def trajectory_scores(run, played: Sequence[Trajectory]) -> list[float]:

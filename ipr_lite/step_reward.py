@@ -9,7 +9,7 @@ after a_t and its observation, and take the mean outcome:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -36,6 +36,13 @@ class ScoredStep:
     messages: list[Message]
     terminal: bool
     outcome: float
+
+    def rewarded(self, reward_mc: float, samples: Sequence[float] = ()) -> StepReward:
+        """The step with its reward, and the outcomes of the rollouts that it is the mean of, where there are any."""
+        return StepReward(
+            self.task.id, self.step, self.action, self.observation, self.who, reward_mc, len(samples), list(samples),
+            self.outcome, self.terminal,
+        )  # fmt: skip
 
 
 def step_of(env: TextEnv, trajectory: Trajectory, step: int, who: str) -> ScoredStep:
@@ -101,18 +108,5 @@ def monte_carlo(
     rewards = []
     for step in steps:
         samples = sampled.get(id(step), [])
-        rewards.append(
-            StepReward(
-                id=step.task.id,
-                step=step.step,
-                action=step.action,
-                observation=step.observation,
-                who=step.who,
-                reward_mc=fmean(samples) if samples else step.outcome,
-                n=len(samples),
-                samples=samples,
-                outcome=step.outcome,
-                terminal=step.terminal,
-            )
-        )
+        rewards.append(step.rewarded(fmean(samples) if samples else step.outcome, samples))
     return rewards

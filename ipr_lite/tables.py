@@ -8,10 +8,9 @@ other, else *inside the noise*.
 
 from __future__ import annotations
 
-import base64
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +25,7 @@ from ipr_lite.evaluation import (
     markdown_table,
     paired_difference,
     read_results,
+    read_table,
     show,
     show_interval,
     show_signed,
@@ -33,7 +33,8 @@ from ipr_lite.evaluation import (
     worlds_markdown,
 )
 from ipr_lite.jsonl import DataError, write_whole
-from ipr_lite.quality import COLUMNS, STEP_COLUMNS, pair_quality, read_rows
+from ipr_lite.quality import COLUMNS, STEP_COLUMNS, pair_quality
+from ipr_lite.report import figure_html
 from ipr_lite.reward_model import FIT_COLUMNS
 from ipr_lite.viewer import page, table_html
 
@@ -258,7 +259,7 @@ def reward_model_fit(folder: Path = RESULTS_FOLDER) -> str:
     """How well the reward models fit steps of tasks that they did not see."""
     rows = []
     for path in sorted(folder.glob("*_reward_model.csv")):
-        for row in read_rows(path, FIT_COLUMNS).itertuples():
+        for row in read_table(path, FIT_COLUMNS).itertuples():
             cells = (show(value) for value in (row.mse, row.mse_of_mean, row.explained, row.correlation))
             rows.append((path.name.split("_")[0], row.scale, row.seed, row.steps, *cells))
     header = ("world", "base", "seed", "held-out steps", "squared error", "of their mean", "share explained", "correlation")
@@ -377,7 +378,7 @@ def fig3(folder: Path = RESULTS_FOLDER) -> str:
     """How often a built pair is the right way round, by scorer and N."""
     rows = []
     for path in sorted(folder.glob("*_fig3.csv")):
-        table = read_rows(path, COLUMNS)
+        table = read_table(path, COLUMNS)
         table["scorer"] = table["scorer"].str.replace(r"ipr-\d+", "ipr", regex=True)
         env = table["env"].iloc[0]
         for scorer in dict.fromkeys(table["scorer"]):
@@ -399,7 +400,7 @@ def estimator(folder: Path = RESULTS_FOLDER) -> str:
     """Cost against quality: pairs built and pairs that are wrong, by N and the step threshold (scorer: SFT)."""
     rows = []
     for path in sorted(folder.glob("*_fig3.csv")):
-        table = read_rows(path, COLUMNS)
+        table = read_table(path, COLUMNS)
         for n in (1, 3, 5, 10, 20, 50):
             line = [table["env"].iloc[0], str(n)]
             for tau in (0.01, 0.1, 0.35):
@@ -413,7 +414,7 @@ def fig4(folder: Path = RESULTS_FOLDER) -> str:
     """The average reward per step, in both senses: mean step reward of the actions taken, and outcome over actions."""
     rows = []
     for path in sorted(folder.glob("*_fig4.csv")):
-        table = read_rows(path, STEP_COLUMNS)
+        table = read_table(path, STEP_COLUMNS)
         table["mean_step"] = [_mean(text) for text in table["step_rewards"]]
         table["per_step"] = table["reward"] / table["steps"]
         for agent in dict.fromkeys(table["agent"]):
@@ -428,7 +429,7 @@ def same_outcome(folder: Path = RESULTS_FOLDER) -> str:
     """Test tasks on which two agents end alike: how far their step rewards are apart."""
     rows = []
     for path in sorted(folder.glob("*_fig4.csv")):
-        table = read_rows(path, STEP_COLUMNS)
+        table = read_table(path, STEP_COLUMNS)
         table["mean_step"] = [_mean(text) for text in table["step_rewards"]]
         merged = table[table["agent"] == "sft"].merge(table[table["agent"] == "ipr"], on=["seed", "id"])
         alike = merged[(merged["reward_x"] - merged["reward_y"]).abs() < 1e-6]
@@ -452,7 +453,7 @@ def case_studies(folder: Path = RESULTS_FOLDER) -> str:
 
 def cost(folder: Path = RESULTS_FOLDER) -> str:
     """Seconds, actions and tokens of each stage (appendix C): one round in the shop, two cores."""
-    rows = read_rows(folder / "rollouts_bench.csv", ("part", "way", "seconds"))
+    rows = read_table(folder / "rollouts_bench.csv", ("part", "way", "seconds"))
     spent = rows[rows["part"] == "iteration"].groupby("way", sort=False)["seconds"].median()
     lines = [(stage, f"{seconds:.1f}", f"{seconds / spent.sum():.0%}") for stage, seconds in spent.items()]
     return markdown_table(("stage", "seconds", "share"), [*lines, ("one round", f"{spent.sum():.1f}", "100%")])
@@ -507,12 +508,10 @@ def fill(text: str, folder: Path = RESULTS_FOLDER) -> str:
     return _PLACE.sub(filled, text)
 
 
-def write_tables(pages: Sequence[Path] | None = None, folder: Path = RESULTS_FOLDER) -> list[Path]:
+def write_tables(folder: Path = RESULTS_FOLDER) -> list[Path]:
     """Write the tables of all pages of the book and the README anew; returns the pages that changed."""
-    if pages is None:
-        pages = [BOOK.parent / "README.md", *sorted(BOOK.rglob("*.md"))]
     changed = []
-    for page in pages:
+    for page in [BOOK.parent / "README.md", *sorted(BOOK.rglob("*.md"))]:
         text = page.read_text(encoding="utf-8")
         new = fill(text, folder)
         if new != text:
@@ -559,8 +558,7 @@ def write_comparison(results: Path, stem: Path) -> list[Path]:
     told = effect_markdown(table)
     picture = ""
     if table["difference"].notna().sum() > (table["method"] == "sft").sum():
-        image = base64.b64encode(plots.png_bytes(plots.effect_forest(table))).decode("ascii")
-        picture = f'<figure><img alt="gain over SFT" src="data:image/png;base64,{image}"></figure>'
+        picture = figure_html(plots.effect_forest(table), "Gain over SFT, paired by seed.")
     header, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in told.strip().splitlines())
     body = table_html(header, lines) + picture
     return [

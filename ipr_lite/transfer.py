@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from ipr_lite import envs
 from ipr_lite.compare import row
-from ipr_lite.config import Config
 from ipr_lite.evaluation import by_part, summarize, write_metrics
 from ipr_lite.ipr import Run
 
@@ -56,4 +54,4 @@ def finished(folder: Path) -> Run:
             raise FileNotFoundError(
                 f"{folder / needed}: no finished run there; `python -m ipr_lite run --out {folder}`"
             )
-    return Run(Config(**json.loads((folder / "config.json").read_text(encoding="utf-8"))), folder)
+    return Run.opened(folder)
