@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     good = commands.add_parser("quality", help="how good a finished run's step rewards are; what they show; cases")
     good.add_argument("run", type=Path, nargs="+", help="the run's folder; several, for several seeds")
     good.add_argument("--samples", type=int, default=1000, help="rollouts that count as the truth, default: 1000")
-    good.add_argument("--contrasts", type=int, default=40, help="of each run, default: 40")
+    good.add_argument("--contrasts", type=int, default=20, help="of each run, default: 20")
     good.add_argument("--agents", nargs="+", default=["sft", "ipr"], help="whose test episodes, default: sft ipr")
     good.add_argument("--tasks", type=int, default=100, help="test tasks, default: 100")
     good.add_argument("--results", type=Path, default=Path("data/results"), help="default: data/results")
@@ -230,19 +230,15 @@ def do_compare(options) -> int:
 
 
 def do_quality(options) -> int:
-    from ipr_lite import quality as q
     from ipr_lite.cases import write_cases
+    from ipr_lite.quality import measure
     from ipr_lite.transfer import finished
 
-    command = "python -m ipr_lite " + " ".join(sys.argv[1:])
-    truth, test = [], []
+    command, out = "python -m ipr_lite " + " ".join(sys.argv[1:]), options.results
     for folder in options.run:
         run = finished(folder)
-        truth += q.contrasts_sampled(run, options.samples, options.contrasts, ["base", "sft", run.select()])
-        test += q.step_rewards_on_test(run, options.agents, options.tasks)
-    out = options.results
-    q.write_rows(out / f"{run.config.env}_fig3.csv", truth, q.COLUMNS, command)
-    q.write_rows(out / f"{run.config.env}_fig4.csv", test, q.STEP_COLUMNS, command)
+        truth, test = (out / f"{run.config.env}_{figure}.csv" for figure in ("fig3", "fig4"))
+        measure(run, truth, test, options.samples, options.contrasts, options.agents, options.tasks, command)
     write_cases(out / f"{run.config.env}_cases.jsonl", finished(options.run[0]))
     print(f"results: {out}")
     return 0

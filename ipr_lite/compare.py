@@ -21,10 +21,9 @@ from tqdm.auto import tqdm
 from ipr_lite import baselines, best_of_n, ppo
 from ipr_lite.artefacts import whole
 from ipr_lite.config import Config
-from ipr_lite.evaluation import METHODS, add_results, by_part, read_results, read_table, summarize
+from ipr_lite.evaluation import METHODS, add_results, by_part, keep_rows, read_results, summarize
 from ipr_lite.ipr import NoPairs, Run
 from ipr_lite.jsonl import write_whole
-from ipr_lite.quality import write_rows
 from ipr_lite.reward_model import FIT_COLUMNS
 from ipr_lite.trajectory import Trajectory, read_trajectories
 
@@ -215,12 +214,9 @@ def _keep_fit(run: Run, path: Path, command: str) -> None:
     facts = run.folder / "reward_model.json"
     if not facts.exists():
         return
-    mine = {"scale": scale_name(run.config), "setting": run.config.setting, "seed": run.config.seed}
-    mine |= json.loads(facts.read_text(encoding="utf-8"))
-    old = read_table(path, FIT_COLUMNS).to_dict("records") if path.exists() else []
-    rows = [row for row in old if any(row[name] != mine[name] for name in ("scale", "setting", "seed"))]
-    rows = sorted([*rows, mine], key=lambda row: (row["scale"], row["setting"], row["seed"]))
-    write_rows(path, [{n: f"{v:.6f}" if isinstance(v, float) else v for n, v in row.items()} for row in rows], FIT_COLUMNS, command)
+    keys = {"scale": scale_name(run.config), "setting": run.config.setting, "seed": run.config.seed}
+    row = keys | json.loads(facts.read_text(encoding="utf-8"))
+    keep_rows(path, [row], FIT_COLUMNS, tuple(keys), command, lambda row: (row["scale"], row["setting"], int(row["seed"])))
 
 
 def _log(path: Path, command: str, lines: list[str]) -> None:

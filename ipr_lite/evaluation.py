@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -26,7 +26,6 @@ RESULTS = (
     "env", "method", "setting", "seed", "iteration", "selected", "split", "precision", "scale", "n",
     "reward", "success", "steps", "env_steps", "updates", "tokens",
 )  # fmt: skip
-_REALS = {"reward", "low", "high", "success", "reward_per_step", "steps", "invalid"}
 
 # The 97.5 % quantile of Student's t for 1 to 10 degrees of freedom; above, the series is right to 2e-4.
 _T = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139)
@@ -143,25 +142,40 @@ def read_metrics(path: str | Path) -> list[dict]:
 
 
 def add_results(path: str | Path, rows: Sequence[dict], command: str) -> Path:
-    """Put rows into a results file, new or beside what other commands put there.
+    """Put rows into a results file (columns of `RESULTS`), in place of rows of the same run and agent; see `keep_rows`."""
+    keys = ("env", "method", "setting", "seed", "iteration", "split", "precision", "scale")
 
-    A row of the same run and agent is replaced; rows have one order, whatever order they came in. The first lines, after `# `, are the commands that
-    made the file and its schema. Raises DataError for rows that do not make a table.
+    def order(row: dict[str, str]) -> tuple:
+        return (row["env"], row["setting"] != "default", row["setting"], row["precision"], row["scale"],
+                agent_order(row["method"]), int(row["seed"]), int(row["iteration"]), row["split"])  # fmt: skip
+
+    return keep_rows(path, rows, RESULTS, keys, command, order)
+
+
+def keep_rows(
+    path: str | Path, rows: Sequence[dict], columns: Sequence[str], keys: Sequence[str], command: str,
+    order: Callable[[dict[str, str]], tuple],
+) -> Path:  # fmt: skip
+    """Put rows into a CSV file, new or beside what other commands put there.
+
+    A row whose `keys` are those of a new one goes; the others keep their bytes; `order` sorts all, whatever order they
+    came in. The first lines, after `# `, are the commands that made the file and its schema. Raises DataError for rows
+    that do not make a table.
     """
     if "\n" in command:
         raise DataError(f"{path}: the command has a line break; write it in one line")
-    path, rows, commands = Path(path), list(rows), [command]
+    path, commands, old = Path(path), [command], []
+    new = [_cells(path, number, row, columns) for number, row in enumerate(rows, start=1)]
     if path.exists():
-        keys = ["env", "method", "setting", "seed", "iteration", "split", "precision", "scale"]
-        mine = {tuple(row[key] for key in keys) for row in rows}
-        old = read_results(path).to_dict("records")
-        rows = [row for row in old if tuple(row[key] for key in keys) not in mine] + rows
+        read_table(path, columns)
         lines = path.read_text(encoding="utf-8").splitlines()
         made = [line[2:] for line in lines if line.startswith("# ") and not line.startswith("# schema")]
         commands = [*made, *({command} - set(made))]
-    rows.sort(key=lambda row: (row["env"], row["setting"] != "default", row["setting"], row["precision"], row["scale"],
-                               agent_order(row["method"]), row["seed"], row["iteration"], row["split"]))  # fmt: skip
-    return _write_csv(path, rows, RESULTS, *commands, f"schema {SCHEMA_VERSION}")
+        head, *body = [line.split(",") for line in lines if not line.startswith("#")]
+        old = [{column: dict(zip(head, cells))[column] for column in columns} for cells in body]
+    mine = {tuple(row[key] for key in keys) for row in new}
+    kept = [row for row in old if tuple(row[key] for key in keys) not in mine]
+    return _write_csv(path, sorted([*kept, *new], key=order), columns, *commands, f"schema {SCHEMA_VERSION}")
 
 
 def read_results(path: str | Path) -> pd.DataFrame:
@@ -299,17 +313,21 @@ def show_interval(low: float, high: float) -> str:
 
 
 def _write_csv(path: str | Path, rows: Sequence[dict], columns: Sequence[str], *comments: str) -> Path:
-    lines = [f"# {comment}" for comment in comments] + [",".join(columns)]
-    for number, row in enumerate(rows, start=1):
-        missing = [column for column in columns if column not in row]
-        if missing:
-            raise DataError(f"{path}, row {number}: no {', '.join(missing)}; every row needs all columns")
-        cells = [f"{row[c]:.6f}" if c in _REALS else str(row[c]) for c in columns]
-        wrong = [cell for cell in cells if re.search(r'[,#"\n]', cell)]
-        if wrong:
-            raise DataError(f'{path}, row {number}: {wrong[0]!r} holds , # " or a line break; leave them out')
-        lines.append(",".join(cells))
+    cells = [_cells(path, number, row, columns) for number, row in enumerate(rows, start=1)]
+    lines = [f"# {comment}" for comment in comments] + [",".join(columns), *(",".join(row.values()) for row in cells)]
     return write_whole(path, "\n".join(lines) + "\n")
+
+
+def _cells(path: str | Path, number: int, row: dict, columns: Sequence[str]) -> dict[str, str]:
+    """A row as texts, real numbers with six decimals."""
+    missing = [column for column in columns if column not in row]
+    if missing:
+        raise DataError(f"{path}, row {number}: no {', '.join(missing)}; every row needs all columns")
+    cells = {c: f"{row[c]:.6f}" if isinstance(row[c], float) else str(row[c]) for c in columns}
+    wrong = [cell for cell in cells.values() if re.search(r'[,#"\n]', cell)]
+    if wrong:
+        raise DataError(f'{path}, row {number}: {wrong[0]!r} holds , # " or a line break; leave them out')
+    return cells
 
 
 def read_table(path: str | Path, columns: Sequence[str]) -> pd.DataFrame:

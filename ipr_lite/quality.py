@@ -8,17 +8,18 @@ number N of rollouts would have said is known without further runs: `pair_qualit
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 
+import numpy as np
 import pandas as pd
 
 from ipr_lite.envs.shop import Shop
+from ipr_lite.evaluation import keep_rows, read_table
 from ipr_lite.ipr import Run
-from ipr_lite.jsonl import SCHEMA_VERSION, write_whole
 from ipr_lite.pairs import contrasts, empty_counts, steps_to_score
 from ipr_lite.rollout import stable_seed
 from ipr_lite.step_reward import ScoredStep, monte_carlo, steps_of
@@ -28,6 +29,18 @@ COLUMNS = ("env", "seed", "scorer", "contrast", "id", "step", "who", "terminal",
 STEP_COLUMNS = ("env", "seed", "agent", "id", "reward", "steps", "step_rewards")
 DRAWS = 200
 """How often `pair_quality` draws N of the samples of each contrast."""
+
+
+def measure(run: Run, truth: Path, test: Path, samples: int, limit: int, agents: Sequence[str], tasks: int, command: str):
+    """Put a run's rows into the two files, of contrasts and of test episodes, unless they hold its seed already."""
+    mine = {"env": run.config.env, "seed": run.config.seed}
+    jobs = (
+        (truth, COLUMNS, lambda: contrasts_sampled(run, samples, limit, ["base", "sft", run.select()])),
+        (test, STEP_COLUMNS, lambda: step_rewards_on_test(run, agents, tasks)),
+    )
+    for path, columns, rows in jobs:
+        if not path.exists() or mine["seed"] not in set(read_table(path, columns)["seed"]):
+            keep_rows(path, rows(), columns, tuple(mine), command, lambda row: int(row["seed"]))
 
 
 def contrasts_sampled(run: Run, samples: int, limit: int, scorers: Sequence[str]) -> list[dict]:
@@ -49,7 +62,7 @@ def contrasts_sampled(run: Run, samples: int, limit: int, scorers: Sequence[str]
             rows.append({
                 "env": run.config.env, "seed": run.config.seed, "scorer": scorer, "contrast": number // 2,
                 "id": step.task.id, "step": step.step, "who": step.who, "terminal": int(step.terminal),
-                "outcome": f"{step.outcome:.6f}", "page_score": f"{page_score(step):.6f}",
+                "outcome": float(step.outcome), "page_score": float(page_score(step)),
                 "samples": _counted(reward.samples or [step.outcome]),
             })  # fmt: skip
     return rows
@@ -75,7 +88,7 @@ def step_rewards_on_test(run: Run, agents: Sequence[str], tasks: int) -> list[di
             found = ";".join(f"{next(rewards).reward_mc:.4f}" for _ in range(t.steps))
             rows.append({
                 "env": run.config.env, "seed": run.config.seed, "agent": agent, "id": t.id,
-                "reward": f"{t.reward:.6f}", "steps": t.steps, "step_rewards": found,
+                "reward": float(t.reward), "steps": t.steps, "step_rewards": found,
             })  # fmt: skip
     return rows
 
@@ -89,31 +102,26 @@ def pair_quality(rows: pd.DataFrame, scorer: str, n: int, tau: float, truth: str
     pairs whose truth is the other way round (contrasts whose truth is a tie do not count); `agrees`, 1 - wrong;
     `pairs`, how many contrasts there are.
     """
-    rng = random.Random(seed)
+    rng = np.random.default_rng(seed)
+    keys = ["env", "seed", "contrast"]
+    mine, theirs = (rows[rows["scorer"] == name].set_index(keys) for name in (scorer, truth or scorer))
     built = wrong = judged = total = 0
-    theirs = rows[rows["scorer"] == (truth if truth not in (None, "page") else scorer)]
-    mine = rows[rows["scorer"] == scorer]
-    for key, pair in mine.groupby(["env", "seed", "contrast"], sort=True):
-        agent, expert = (pair[pair["who"] == who].iloc[0] for who in ("agent", "expert"))
+    for key in sorted(set(mine.index)):
+        agent, expert = (mine[mine["who"] == who].loc[key] for who in ("agent", "expert"))
         if truth == "page":
             true = agent["page_score"] - expert["page_score"]
         else:
-            other = theirs[(theirs["env"] == key[0]) & (theirs["seed"] == key[1]) & (theirs["contrast"] == key[2])]
-            values = {row["who"]: fmean(uncounted(row["samples"])) for _, row in other.iterrows()}
-            true = values["agent"] - values["expert"]
-        outcome = agent["outcome"] - expert["outcome"]
-        first, second = uncounted(agent["samples"]), uncounted(expert["samples"])
-        for _ in range(DRAWS):
-            gain = fmean(rng.choices(first, k=n)) - fmean(rng.choices(second, k=n))
-            total += 1
-            if (gain > tau) if outcome > 0 else (gain < -tau):
-                built += 1
-                judged += abs(true) > 1e-9
-                wrong += true * gain < -1e-12
-    return {
-        "built": built / total, "wrong": wrong / judged if judged else float("nan"),
-        "agrees": 1 - wrong / judged if judged else float("nan"), "pairs": total // DRAWS,
-    }  # fmt: skip
+            values = (theirs[theirs["who"] == who].loc[key, "samples"] for who in ("agent", "expert"))
+            true = np.subtract(*(np.mean(uncounted(text)) for text in values))
+        draws = (rng.choice(uncounted(side["samples"]), (DRAWS, n)).mean(axis=1) for side in (agent, expert))
+        gain = np.subtract(*draws)
+        pair = gain > tau if agent["outcome"] > expert["outcome"] else gain < -tau
+        total += DRAWS
+        built += pair.sum()
+        judged += pair.sum() * (abs(true) > 1e-9)
+        wrong += (pair & (true * gain < -1e-12)).sum()
+    share = wrong / judged if judged else math.nan
+    return {"built": built / total, "wrong": share, "agrees": 1 - share, "pairs": total // DRAWS}
 
 
 def uncounted(text: str) -> list[float]:
@@ -123,12 +131,6 @@ def uncounted(text: str) -> list[float]:
         value, times = part.split("x")
         found += [float(value)] * int(times)
     return found
-
-
-def write_rows(path: Path, rows: Sequence[dict], columns: Sequence[str], command: str) -> Path:
-    """A CSV whose first lines, after `# `, are the command and the schema."""
-    lines = [",".join(columns), *(",".join(str(row[name]) for name in columns) for row in rows)]
-    return write_whole(path, f"# {command}\n# schema {SCHEMA_VERSION}\n" + "\n".join(lines) + "\n")
 
 
 def _counted(samples: Sequence[float]) -> str:

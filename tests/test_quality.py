@@ -8,7 +8,7 @@ from ipr_lite import envs, quality
 from ipr_lite.__main__ import main
 from ipr_lite.cases import cases, cases_markdown
 from ipr_lite.config import Config
-from ipr_lite.evaluation import read_table
+from ipr_lite.evaluation import keep_rows, read_table
 from ipr_lite.ipr import Run, run
 from ipr_lite.step_reward import step_of
 from ipr_lite.trajectory import read_trajectories
@@ -45,7 +45,7 @@ def test_contrasts_are_sampled_by_every_scorer(finished, tmp_path):
         samples = quality.uncounted(row["samples"])
         assert len(samples) == (1 if row["terminal"] else 4)
         assert not row["terminal"] or samples == [pytest.approx(float(row["outcome"]), abs=1e-6)]
-    path = quality.write_rows(tmp_path / "a.csv", rows, quality.COLUMNS, "x")
+    path = keep_rows(tmp_path / "a.csv", rows, quality.COLUMNS, ("env", "seed"), "x", lambda row: 0)
     table = read_table(path, quality.COLUMNS)
     found = quality.pair_quality(table, "sft", 2, 0.01, "page")
     assert found["pairs"] == 3 and 0 <= found["built"] <= 1

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from ipr_lite import plots, tables
-from ipr_lite.evaluation import add_results
-from ipr_lite.quality import COLUMNS, pair_quality, uncounted, write_rows
+from ipr_lite.evaluation import add_results, keep_rows
+from ipr_lite.quality import COLUMNS, pair_quality, uncounted
 
 PAGES = [tables.BOOK.parent / "README.md", *sorted(tables.BOOK.rglob("*.md"))]
 
@@ -99,5 +99,5 @@ def test_pair_quality_counts_wrong_pairs():
 
 def test_counted_samples_read_back(tmp_path):
     assert uncounted("0.5x2;1x1") == [0.5, 0.5, 1.0]
-    path = write_rows(tmp_path / "a.csv", contrast(0, "0x1", "1x1", 0.0), COLUMNS, "command")
+    path = keep_rows(tmp_path / "a.csv", contrast(0, "0x1", "1x1", 0.0), COLUMNS, ("seed",), "command", lambda row: 0)
     assert path.read_text().startswith("# command\n# schema 1\nenv,seed,")
