@@ -262,6 +262,11 @@ def effect_table(results: pd.DataFrame, baseline: str = "sft", split: str = "tes
 
 def effect_markdown(table: pd.DataFrame) -> str:
     """An effect table as Markdown, readable as plain text."""
+    return markdown_table(*effect_cells(table))
+
+
+def effect_cells(table: pd.DataFrame) -> tuple[tuple[str, ...], list[tuple]]:
+    """Header and lines of an effect table, as people read them."""
     baseline = table.attrs.get("baseline", "baseline")
     header = ("method", "env", "setting", "precision", "seeds", "reward", "95 % interval", f"minus {baseline}", "95 % interval", "pairs")
     rows = [
@@ -274,7 +279,7 @@ def effect_markdown(table: pd.DataFrame) -> str:
         )
         for row in table.itertuples()
     ]  # fmt: skip
-    return markdown_table(header, rows)
+    return header, rows
 
 
 def worlds_markdown(results: pd.DataFrame, against: Sequence[str] = ("sft", "random-pairs")) -> str:
