@@ -66,7 +66,7 @@ def trajectory_html(
     the fold. `step_rewards` of other tasks are passed over.
     """
     own = [item for item in step_rewards or () if item.id == trajectory.id]
-    acting = "expert" if trajectory.agent == "expert" else "agent"
+    acting = "expert" if trajectory.agent.startswith("expert") else "agent"  # also "expert-habitual"
     scored: dict[tuple[str, int], StepReward] = {}
     for item in own:
         scored.setdefault((item.who, item.step), item)

@@ -1,27 +1,49 @@
 """What a notebook writes out is what the package does; a fault put into either shows."""
 
 import ast
+import importlib.util
+import itertools
 import json
+import math
 import random
+import shutil
 import types
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 
-from ipr_lite import losses
+from ipr_lite import baselines, checks, envs, evaluation, losses, tables
+from ipr_lite.chat import Chat, EncodedPair
+from ipr_lite.config import Config
 from ipr_lite.envs.sql_reward import answer_reward, tau_b
-from ipr_lite.pairs import Exploration, PairRule, empty_counts, outcome_pairs, step_pairs
-from ipr_lite.records import StepReward
-from ipr_lite.rollout import stable_seed
-from ipr_lite.step_reward import ScoredStep, monte_carlo
-from ipr_lite.trajectory import Task, Trajectory
+from ipr_lite.ipr import Run
+from ipr_lite.model import TINY_BASE, load_tokenizer
+from ipr_lite.pairs import (
+    Exploration,
+    PairRule,
+    contrasts,
+    empty_counts,
+    explore,
+    outcome_pairs,
+    step_pairs,
+    steps_to_score,
+)
+from ipr_lite.quality import page_score
+from ipr_lite.records import Pair, StepReward, read_pairs
+from ipr_lite.rollout import Episode, stable_seed
+from ipr_lite.step_reward import ScoredStep, monte_carlo, steps_of
+from ipr_lite.train import AgentTokenCollator
+from ipr_lite.trajectory import Task, Trajectory, read_trajectories
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+SHOWCASE = TINY_BASE.parent / "showcase"
 
 
 def functions(notebook: str, *names: str, fault: tuple[str, str] | None = None, **known) -> types.SimpleNamespace:
@@ -71,6 +93,170 @@ def test_agent_logps(name):
 def test_agent_logps_check_sees_a_fault(name, fault):
     with pytest.raises(AssertionError):
         check_agent_logps(fault, name)
+
+
+# --- 03: one number per episode ---------------------------------------------------------------------
+
+
+def check_outcome_credit(fault=None):
+    mine = functions("03_one_number_is_not_enough.ipynb", "outcome_credit", fault=fault).outcome_credit
+    rng = np.random.default_rng(0)
+    for episodes, steps in [(1, 1), (7, 3), (60, 5)]:
+        did, outcomes = rng.integers(3, size=(episodes, steps)), rng.random(episodes)
+        found = mine([(tuple(row), outcome) for row, outcome in zip(did.tolist(), outcomes)])
+        expected = {
+            (step + 1, action): outcomes[did[:, step] == action].mean()
+            for step in range(steps)
+            for action in set(did[:, step].tolist())
+        }
+        assert found == pytest.approx(expected)
+
+
+def test_outcome_credit():
+    check_outcome_credit()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("start=1", "start=0"),
+        ("sum(found) / len(found)", "max(found)"),
+        ("sum(found) / len(found)", "sum(found) / len(outcomes)"),
+        ("setdefault((step, action)", "setdefault((1, action)"),
+    ],
+)
+def test_outcome_credit_check_sees_a_fault(fault):
+    with pytest.raises(AssertionError):
+        check_outcome_credit(fault)
+
+
+def check_first_difference(fault=None):
+    book = "03_one_number_is_not_enough.ipynb"
+    mine = functions(book, "first_difference", fault=fault, itertools=itertools).first_difference
+    env, rng, rule = envs.make("shop"), random.Random(0), PairRule(tau_outcome=-1.0)  # no tie: only equal actions fall away
+    words = ["Thought: a.\nAction: click[red]", "Thought: b.\nAction: click[Red]", "Action: click[blue]", "no action"]
+    seen = set()
+    for number in range(300):
+        task = Task(f"t{number}", "shop", "train", "buy")
+        expert = [rng.choice(words) for _ in range(rng.randint(2, 4))]
+        start = rng.randint(2, len(expert))
+        agent = expert[: start - 1] + [rng.choice(words) for _ in range(rng.randint(1, 3))]
+        pair = trajectory(task, 1.0, *expert), trajectory(task, 0.0, *agent)
+        counts = empty_counts()
+        contrasts([pair[0]], [Exploration(start, pair[1])], env, rule, counts)
+        found = mine(*pair, env.parse)
+        assert (found != start) == (counts["step"]["same_action"] == 1)
+        parsed = [[env.parse(action) for action in trip.actions] for trip in pair]
+        assert (found is None) == (parsed[0] == parsed[1])
+        assert found == mine(*pair[::-1], env.parse)
+        seen.add(found)
+    assert {None, 2, 3} <= seen
+
+
+def test_first_difference():
+    check_first_difference()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("itertools.zip_longest", "zip"),
+        ("start=1", "start=0"),
+        ("parse(mine) != parse(theirs)", "mine != theirs"),
+        ("mine is None or ", ""),
+    ],
+)
+def test_first_difference_check_sees_a_fault(fault):
+    with pytest.raises((AssertionError, AttributeError)):
+        check_first_difference(fault)
+
+
+def check_still_possible(fault=None):
+    mine = functions("03_one_number_is_not_enough.ipynb", "still_possible", fault=fault).still_possible
+    env = envs.make("shop")
+    played = read_trajectories(SHOWCASE / "evaluations" / "base-test.jsonl")[:80]
+    search = env.parse(played[0].actions[0])
+    played.append(trip_of(env, played[0].task, search, "click[back to search]", search))
+    for trip in played:
+        found = mine(env, trip)
+        scores = [page_score(step) for step in steps_of(env, trip, "agent")]
+        at_search = [env.parse(action) == "click[back to search]" for action in trip.actions]
+        expected = [1.0, *(1.0 if back else score for back, score in zip(at_search, scores))]
+        assert found[:-1] == expected[:-1]
+        assert found[-1] == trip.reward
+        if trip.actions and env.parse(trip.actions[-1]) == "click[buy now]":
+            assert found[-1] == pytest.approx(scores[-1])
+
+
+def trip_of(env, task, *actions):
+    world, messages = env.clone(), []
+    observation, _ = world.reset(options={"task": task})
+    messages += env.messages(observation, task)
+    for action in actions:
+        observation, *_ = world.step(env.message(action))
+        messages += [{"role": "assistant", "content": env.message(action)}, {"role": "user", "content": observation}]
+    return Trajectory(task, messages[:-1], 0.0, False, "a")
+
+
+def test_still_possible():
+    check_still_possible()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("values = [1.0]", "values = [0.0]"),
+        ("1.0 if searching else", "0.0 if searching else"),
+        ("*values[:-1], trip.reward", "*values"),
+        ("'click[back to search]'", "'click[buy now]'"),
+    ],
+)
+def test_still_possible_check_sees_a_fault(fault):
+    with pytest.raises(AssertionError):
+        check_still_possible(fault)
+
+
+def check_step_logps(fault=None):
+    lab = types.SimpleNamespace(chat=Chat(load_tokenizer(TINY_BASE)))
+    mine = functions("03_one_number_is_not_enough.ipynb", "step_logps", fault=fault, lab=lab).step_logps
+    vocabulary = len(lab.chat.tokenizer)
+
+    def model(input_ids):
+        generator = torch.Generator().manual_seed(input_ids.shape[1])
+        return types.SimpleNamespace(logits=torch.randn(*input_ids.shape, vocabulary, generator=generator))
+
+    pairs = [p for p in read_pairs(SHOWCASE / "iteration-1" / "pairs.jsonl") if p.kind == "outcome"][:4]
+    for pair, side in itertools.product(pairs, ("chosen", "rejected")):
+        messages = pair.prompt + getattr(pair, side)
+        found = mine(model, pair, side)
+        example = lab.chat.encode(messages)
+        ids, mask = torch.tensor([example.input_ids]), torch.tensor([example.agent_mask])
+        actions = [m for m in messages if m["role"] == "assistant"]
+        assert len(found) == len(actions)
+        torch.testing.assert_close(found.sum()[None], losses.agent_logps(model(ids).logits, ids, mask))
+        begin = example.agent_mask.index(1)
+        length = len(lab.chat.content(actions[0]["content"])) + 1  # and its end token
+        only = torch.zeros_like(mask)
+        only[0, begin : begin + length] = 1
+        torch.testing.assert_close(found[:1], losses.agent_logps(model(ids).logits, ids, only))
+
+
+def test_step_logps():
+    check_step_logps()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("logits[0, :-1]", "logits[0, 1:]"),
+        ("-F.cross_entropy", "F.cross_entropy"),
+        ("mask[:-1] == 0", "mask[:-1] == 1"),
+        (")[1:]", ")[:-1]"),
+    ],
+)
+def test_step_logps_check_sees_a_fault(fault):
+    with pytest.raises(AssertionError):
+        check_step_logps(fault)
 
 
 # --- 04: Monte Carlo step rewards -------------------------------------------------------------------
@@ -147,7 +333,7 @@ def test_mc_step_reward_check_sees_a_fault(fault):
         check_mc_step_reward(fault)
 
 
-# --- 07: the pair rule and the loss -----------------------------------------------------------------
+# --- 05 and 06: the pair rule and the loss ----------------------------------------------------------
 
 
 def trajectory(task, reward, *actions):
@@ -168,7 +354,7 @@ def winner_of(pairs):
 
 
 def check_pair_winner(fault=None):
-    mine = functions("07_train_a_round.ipynb", "pair_winner", fault=fault).pair_winner
+    mine = functions("05_build_pairs.ipynb", "pair_winner", fault=fault).pair_winner
     rng, rule = random.Random(0), PairRule(tau_step=0.1, tau_outcome=0.3)
     taus = {"tau_step": 0.1, "tau_outcome": 0.3}
     seen = set()
@@ -210,7 +396,7 @@ def test_pair_winner_check_sees_a_fault(fault):
 
 
 def check_ipr_loss(fault=None):
-    mine = functions("07_train_a_round.ipynb", "dpo_loss", "ipr_loss", fault=fault).ipr_loss
+    mine = functions("06_losses.ipynb", "dpo_loss", "ipr_loss", fault=fault).ipr_loss
     generator = torch.Generator().manual_seed(0)
     for outcomes in ([1, 0, 1, 0, 0, 1, 0], [1, 1, 1], [0, 0]):
         is_outcome = torch.tensor(outcomes, dtype=torch.bool)
@@ -244,6 +430,356 @@ def test_ipr_loss():
 def test_ipr_loss_check_sees_a_fault(fault):
     with pytest.raises(AssertionError):
         check_ipr_loss(fault)
+
+
+# --- 07: the coin's pairs ---------------------------------------------------------------------------
+
+
+def check_flipped(fault=None):
+    mine = functions("07_train_a_round.ipynb", "flipped", fault=fault, replace=replace).flipped
+    for number in range(5):
+        sides = trajectory(Task("t", "shop", "train", "b"), 1.0, f"a{number}").messages[2:], [{"role": "assistant", "content": "b"}]
+        pair = Pair([], *sides, "step", "t", 2, 0.9 - number, 0.4, 1.0, 0.5 * number)
+        assert mine(pair) == baselines.flipped(pair) != pair
+        assert mine(mine(pair)) == pair
+
+
+def test_flipped():
+    check_flipped()
+
+
+@pytest.mark.parametrize("fault", [("rejected=pair.chosen", "rejected=pair.rejected"), ("chosen_outcome=pair.rejected_outcome", "chosen_outcome=1.0")])
+def test_flipped_check_sees_a_fault(fault):
+    with pytest.raises(AssertionError):
+        check_flipped(fault)
+
+
+# --- 08: a round --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def second_round(tmp_path_factory):
+    """A run with the shipped adapters in place of training, and what its stages make of round 2."""
+    # Sampled, not greedy, explorations, so that their seed matters; no showcase, so that batches are the same.
+    config = Config(demonstrations=8, samples=2, explore_temperature=1.0, showcase=0)
+    run = Run(config, tmp_path_factory.mktemp("rounds"), quiet=True)
+    for place in ("sft", "iteration-1/adapter", "iteration-2/adapter"):
+        shutil.copytree(SHOWCASE / place, run.folder / place)
+    pairs = run.pairs(2)
+    assert {pair.kind for pair in pairs} == {"outcome", "step"}
+    budget = json.loads((run.folder / "budget.json").read_text(encoding="utf-8"))
+    return run, pairs, [budget[f"iteration-2/{stage}"]["env_steps"] for stage in ("explore", "score")]
+
+
+def check_one_round(second_round, fault=None):
+    run, theirs, (explored, scored) = second_round
+    used = (stable_seed, monte_carlo, explore, contrasts, empty_counts, outcome_pairs, step_pairs, steps_to_score)
+    names = {function.__name__: function for function in used}
+    mine = functions("08_iterate.ipynb", "key", "one_round", fault=fault, **names).one_round
+    learnt = []
+
+    class Lab:  # the run, but for training
+        def __getattr__(self, name):
+            return getattr(run, name)
+
+        def learn(self, pairs, start, number):
+            learnt.append((pairs, start, number))
+            return run.iterate(2), [{}] * 20
+
+    known, start = {}, run.iterate(1)
+    for again in (False, True):  # the second time, all is known
+        weights, pairs, facts = mine(Lab(), run.demonstrations(), start, 2, known)
+        assert pairs == theirs == learnt[-1][0]
+        assert learnt[-1][1] is start and learnt[-1][2] == 2 and weights is run.iterate(2)
+        assert facts["explore"] == explored and facts["updates"] == 20
+        assert facts["score"] == (0 if again else scored)
+        assert facts["reused"] == (len(known) if again else 0) and len(known) == 2 * facts["contrasts"]
+
+
+def test_one_round(second_round):
+    check_one_round(second_round)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("stable_seed(run.config.seed, number)", "stable_seed(run.config.seed, 1)"),
+        ("run.player(run.sft(), 1.0", "run.player(weights, 1.0"),
+        ("if key(step) not in known", "if True"),
+        ("(step.task.id, step.step, step.action)", "(step.task.id, step.step)"),
+        ("run.config.samples", "1"),
+        ("run.learn(pairs, weights, number)", "run.learn(pairs, run.sft(), number)"),
+    ],
+)
+def test_one_round_check_sees_a_fault(second_round, fault):
+    with pytest.raises(AssertionError):
+        check_one_round(second_round, fault)
+
+
+# --- 10: intervals and verdicts -----------------------------------------------------------------------
+
+
+def check_intervals(fault=None):
+    mine = functions(
+        "10_report_results.ipynb", "student_interval", "paired_difference", "verdict",
+        fault=fault, np=np, math=math, stats=stats,
+    )  # fmt: skip
+    rng = random.Random(0)
+    for n in (2, 3, 5, 10, 12, 300):
+        a, b = ([rng.gauss(0.5, 0.2) for _ in range(n)] for _ in "ab")
+        assert mine.student_interval(a) == pytest.approx(evaluation.student_interval(a), abs=2e-4)
+        assert mine.paired_difference(a, b) == pytest.approx(evaluation.paired_difference(a, b), abs=2e-4)
+    assert mine.student_interval([0.5]) == pytest.approx(evaluation.student_interval([0.5]), nan_ok=True)
+    for paired in (mine.paired_difference, evaluation.paired_difference):
+        with pytest.raises(ValueError):
+            paired([1.0, 2.0], [1.0])
+    for low, high in ((-0.2, -0.1), (-0.1, 0.1), (0.0, 0.2), (0.1, 0.2)):
+        for paper in (-0.05, 0.05):
+            assert mine.verdict(low, high, paper) == tables.verdict(((low + high) / 2, low, high, 5), paper)
+
+
+def test_intervals():
+    check_intervals()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("ddof=1", "ddof=0"),
+        ("0.975", "0.95"),
+        ("ppf(0.975, n - 1)", "ppf(0.975, n)"),
+        ("/ math.sqrt(n)", "/ n"),
+        ("x - y", "y - x"),
+        ("low <= 0 <= high", "low < 0 < high"),
+        ("(low > 0) == (paper > 0)", "low > 0"),
+        ("len(a) != len(b)", "False"),
+    ],
+)
+def test_intervals_check_sees_a_fault(fault):
+    # pytest.fail, where nothing is raised, is no AssertionError
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        check_intervals(fault)
+
+
+# --- 09: a whole trainer, sound and broken ----------------------------------------------------------
+
+SILENT = "09_hunt_the_silent_bug.ipynb"
+PARTS = ("score", "build_pairs", "batch_of", "logps", "reference_logps", "pair_loss", "train")
+
+
+def plain_trainer(fault=None):
+    known = {"Episode": Episode, "Pair": Pair, "random": random, "stable_seed": stable_seed}
+    return functions(SILENT, *PARTS, fault=fault, agent_logps=losses.agent_logps, **known)
+
+
+def check_score(mine):
+    steps = []
+    for number in range(6):
+        task = Task(f"t{number}", "walk", "train", "walk")
+        history = [{"role": "system", "content": "s"}, {"role": "user", "content": "o" * number}]
+        steps.append(ScoredStep(task, 3, "agent", "a", "o", Walk(2), history, number % 3 == 2, number / 10))
+    for n in (1, 4):
+        theirs = monte_carlo(steps, PlainScorer(), n=n, seed=5)
+        samples = mine.score(steps, PlainScorer().play, n=n, seed=5)
+        assert samples == [r.samples or [r.outcome] for r in theirs]
+    assert any(len(set(side)) > 1 for side in samples)
+
+
+def check_build_pairs(mine):
+    rng, rule = random.Random(0), PairRule(tau_step=0.0, tau_outcome=0.0)
+    for number in range(60):
+        task, t = Task(f"t{number}", "shop", "train", "buy"), rng.choice((1, 2))
+        theirs, ours = (rng.choice((0.0, 0.5, 1.0)) for _ in "ab")
+        expert, agent = trajectory(task, theirs, "a", "expert 2"), trajectory(task, ours, "a", "agent 2", "agent 3")
+        contest = (expert, Exploration(t, agent))
+        if t == 1:
+            package = outcome_pairs([expert], [contest[1]], rule, empty_counts())
+        else:
+            rewards = [reward_of(task, t, "", value, value) for value in (theirs, ours)]
+            package = step_pairs([contest], rewards, rule, empty_counts()) if theirs != ours else []
+        built = mine.build_pairs([contest], [(theirs, ours)])
+        assert len(built) == len(package)
+        for one, other in zip(built, package):
+            if t == 1:  # the package leaves step rewards of whole trips out
+                other = replace(other, chosen_reward=one.chosen_reward, rejected_reward=one.rejected_reward)
+            assert one == other
+            assert (one.chosen_reward, one.rejected_reward) == (max(theirs, ours), min(theirs, ours))
+
+
+def some_pairs(number, vocabulary=9):
+    rng, pairs = random.Random(number), []
+    for _ in range(number):
+        a, b, c = (rng.randint(2, 7) for _ in "abc")
+        ids = [[rng.randrange(1, vocabulary) for _ in range(n)] for n in (a, b, c)]
+        masks = [[rng.randint(0, 1) for _ in range(n - 1)] + [1] for n in (b, c)]
+        pairs.append(EncodedPair(*ids, *masks, "step"))
+    return pairs
+
+
+def check_batch_of(mine):
+    for number in (1, 3):
+        pairs = some_pairs(number)
+        package = AgentTokenCollator(pad_token_id=0)([vars(pair) | {"is_outcome": False} for pair in pairs])
+        ids, mask = mine.batch_of(pairs)
+        assert torch.equal(ids, package["input_ids"])
+        assert torch.equal(mask, package["completion_mask"])
+
+
+class TwoTables(torch.nn.Module):
+    """A model of two adapters: what comes next depends on the last token, by the adapter's own table."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.lora = torch.nn.ModuleDict({name: torch.nn.Embedding(9, 9) for name in ("default", "sft")})
+        self.lora["default"].load_state_dict(self.lora["sft"].state_dict())
+        self.set_adapter("default")
+
+    def set_adapter(self, name):
+        self.active = name
+
+    def forward(self, input_ids):
+        return types.SimpleNamespace(logits=self.lora[self.active](input_ids))
+
+
+def check_reference_logps(mine):
+    model = TwoTables()
+    with torch.no_grad():
+        model.lora["default"].weight += torch.randn(9, 9)
+    ids, mask = plain_trainer().batch_of(some_pairs(3))
+    reference = mine.reference_logps(model, ids, mask)
+    torch.testing.assert_close(reference, losses.agent_logps(model.lora["sft"](ids), ids, mask))
+    assert not reference.requires_grad
+    policy = mine.logps(model, ids, mask, "default")
+    torch.testing.assert_close(policy, losses.agent_logps(model.lora["default"](ids), ids, mask))
+    assert policy.requires_grad
+
+
+def check_pair_loss(mine):
+    generator = torch.Generator().manual_seed(0)
+    for pairs in (1, 5):
+        policy, reference = (torch.randn(2 * pairs, generator=generator) * 9 for _ in "ab")
+        policy.requires_grad_()
+        tokens = torch.randint(5, 40, (2 * pairs,), generator=generator)
+        total, dpo, margin = mine.pair_loss(policy, reference, tokens, beta=0.3, w_sft=0.7)
+        sides = *policy.chunk(2), *reference.chunk(2)
+        is_outcome = torch.ones(pairs, dtype=torch.bool)
+        package = losses.ipr_loss(*sides, is_outcome, tokens[:pairs], beta=0.3, w_sft=0.7)
+        torch.testing.assert_close(total, package.total)
+        torch.testing.assert_close(dpo, losses.dpo_loss(*sides, beta=0.3).mean())
+        torch.testing.assert_close(torch.log1p(torch.exp(-margin)).mean(), dpo)
+        torch.testing.assert_close(*(torch.autograd.grad(loss, policy)[0] for loss in (total, package.total)))
+
+
+def check_train(mine):
+    pairs, model, twin = some_pairs(5), TwoTables(), TwoTables()
+    log = mine.train(model, pairs, updates=3, size=2, rate=0.1, seed=1)
+    assert len(log) == 3
+    rng, optimizer = random.Random(1), torch.optim.AdamW(twin.lora["default"].parameters(), lr=0.1, weight_decay=0.0)
+    order = [pair for _ in range(2) for pair in rng.sample(pairs, 5)]
+    for update, row in enumerate(log):
+        batch = [vars(pair) | {"is_outcome": True} for pair in order[2 * update : 2 * update + 2]]
+        package = AgentTokenCollator(pad_token_id=0)(batch)
+        ids, mask = package["input_ids"], package["completion_mask"]
+        policy, reference = (losses.agent_logps(twin.lora[name](ids), ids, mask) for name in ("default", "sft"))
+        sides = *policy.chunk(2), *reference.detach().chunk(2)
+        loss = losses.ipr_loss(*sides, package["is_outcome"], mask[:2, 1:].sum(1), w_sft=2.0)
+        margins = 0.1 * ((sides[0] - sides[2]) - (sides[1] - sides[3]))
+        expected = {
+            "step": update + 1, "loss": loss.outcome, "margin": margins.mean(), "accuracy": (margins > 0).float().mean(),
+            "chosen_logp": sides[0].mean(), "rejected_logp": sides[1].mean(), "chosen_gain": (sides[0] - sides[2]).mean(),
+        }  # fmt: skip
+        expected = {name: torch.as_tensor(value).item() for name, value in expected.items()}
+        assert row == pytest.approx(expected, abs=1e-5)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+    torch.testing.assert_close(model.state_dict(), twin.state_dict())
+
+
+CHECK_OF_PART = {
+    "score": check_score,
+    "build_pairs": check_build_pairs,
+    "batch_of": check_batch_of,
+    "reference_logps": check_reference_logps,
+    "pair_loss": check_pair_loss,
+    "train": check_train,
+}
+
+
+@pytest.mark.parametrize("part", CHECK_OF_PART)
+def test_the_plain_trainer(part):
+    CHECK_OF_PART[part](plain_trainer())
+
+
+@pytest.mark.parametrize(
+    ("part", "fault"),
+    [
+        ("score", ("step.action, sample)", "step.action, n)")),
+        ("score", ("step.step, step.action", "step.action")),
+        ("score", ("[step.outcome] if step.terminal", "[0.0] if step.terminal")),
+        ("build_pairs", ("ours > theirs", "ours >= theirs")),
+        ("build_pairs", ("chosen, rejected = (expert, agent)", "chosen, rejected = (agent, expert)")),
+        ("build_pairs", ("min(ours, theirs)", "theirs")),
+        ("build_pairs", ("expert.prefix(t)", "expert.prefix(1)")),
+        ("batch_of", ("[0] * len(pair.prompt_ids) + mask", "[0] * len(pair.prompt_ids) + [1] * len(ids)")),
+        ("batch_of", ("('chosen', 'rejected')", "('rejected', 'chosen')")),
+        ("reference_logps", ("'sft'", "'default'")),
+        ("reference_logps", ("torch.no_grad()", "torch.enable_grad()")),
+        ("pair_loss", ("chosen_gain - rejected_gain", "rejected_gain - chosen_gain")),
+        ("pair_loss", ("tokens.chunk(2)[0]", "tokens.chunk(2)[1]")),
+        ("pair_loss", ("dpo + w_sft * imitation", "dpo + imitation")),
+        ("train", ("optimizer.step()", "pass")),
+        ("train", ("mask[:, 1:].sum(1)", "mask.sum(0)")),
+        ("train", ("mask, 'default')", "mask, 'sft')")),
+        ("train", ("range(updates)", "range(updates - 1)")),
+        ("train", ("random.Random(seed)", "random.Random(0)")),
+    ],
+)
+def test_the_plain_trainers_check_sees_a_fault(part, fault):
+    with pytest.raises(AssertionError):
+        CHECK_OF_PART[part](plain_trainer(fault))
+
+
+def test_the_five_trainers_differ_in_the_lines_they_are_said_to(tmp_path):
+    """Each fault shows in its own function, and in no other."""
+    book = json.loads((NOTEBOOKS / SILENT).read_text(encoding="utf-8"))
+    found = {}
+    for source in ("".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"):
+        nodes = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+        found |= {node.name: ast.get_source_segment(source, node) for node in nodes}
+    path = tmp_path / "parts.py"
+    path.write_text("\n\n\n".join(found[name] for name in PARTS), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("parts", path)
+    module = importlib.util.module_from_spec(spec)
+    known = {"Episode": Episode, "Pair": Pair, "random": random, "stable_seed": stable_seed, "torch": torch, "F": F}
+    vars(module).update(known | {"agent_logps": losses.agent_logps})
+    spec.loader.exec_module(module)
+    parts = [getattr(module, name) for name in PARTS]
+    trainers, words = checks.five_trainers(parts), checks.revealed()
+    assert sorted(words.values()) == sorted(["sound", *checks.FAULTS])
+    for letter, trainer in trainers.items():
+        for part, check in CHECK_OF_PART.items():
+            fault = checks.FAULTS.get(words[letter])
+            # what is changed in another function is not read by these, except by `train`, which calls all
+            if fault and (part == fault.function or (part == "train" and fault.function in ("batch_of", "reference_logps"))):
+                with pytest.raises(AssertionError):
+                    check(trainer)
+            else:
+                check(trainer)
+    with pytest.raises(ValueError, match="stands 0 times in score"):
+        checks.broken_trainer(parts, "score", "no such text", "")
+    with pytest.raises(ValueError, match="run the chapter's cells as they are"):
+        checks.five_trainers(parts[1:])
+
+
+def test_the_solutions_to_09_have_the_chapters_trainer():
+    written = []
+    for name in (SILENT, "solutions/09_hunt_the_silent_bug_solutions.ipynb"):
+        book = json.loads((NOTEBOOKS / name).read_text(encoding="utf-8"))
+        trees = [ast.parse("".join(c["source"])) for c in book["cells"] if c["cell_type"] == "code"]
+        written.append({n.name: ast.dump(n) for t in trees for n in t.body if isinstance(n, ast.FunctionDef) and n.name in PARTS})
+    assert written[0] == written[1] and set(written[0]) == set(PARTS)
 
 
 # --- 01: the database's reward ----------------------------------------------------------------------

@@ -60,8 +60,9 @@ def test_what_a_model_wrote_is_escaped_in_a_trajectory():
     assert "onerror=&#x27;x&#x27;" in html
 
 
-def test_a_trajectory_shows_every_step_with_its_reward_in_number_and_colour():
-    shown = episode(1, "expert", 1.0)
+@pytest.mark.parametrize("agent", ["expert", "expert-habitual"])
+def test_a_trajectory_shows_every_step_with_its_reward_in_number_and_colour(agent):
+    shown = episode(1, agent, 1.0)
     html = trajectory_html(shown, scored(shown, "expert", [0.0, 1.0, 0.5]) + scored(shown, "agent", [0.25]))
     assert html.count('<details class="step"') == 3
     assert "#d55e00" in html.split("</style>")[1] and "border-left-color:#0072b2" in html

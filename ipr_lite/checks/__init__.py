@@ -9,11 +9,20 @@ from ipr_lite.checks.answers import WrongAnswer, guess
 from ipr_lite.checks.chapter_00 import replay
 from ipr_lite.checks.chapter_01 import negative, wins
 from ipr_lite.checks.chapter_02 import END, agent_mask, observation_share, skipped
+from ipr_lite.checks.chapter_03 import episodes_needed, pushed_wrong, unrankable
 from ipr_lite.checks.chapter_04 import samples_needed, wrong_rate
-from ipr_lite.checks.chapter_05 import action_only
-from ipr_lite.checks.chapter_06 import push
+from ipr_lite.checks.chapter_05 import action_only, best_setting, one_sided
+from ipr_lite.checks.chapter_06 import break_even, push, smoothed
+from ipr_lite.checks.chapter_07 import balanced
+from ipr_lite.checks.chapter_08 import budget, expected_best, stop_round
+from ipr_lite.checks.chapter_09 import FAULTS, broken_trainer, catch_faults, five_trainers, name_faults, revealed
+from ipr_lite.checks.chapter_10 import seeds_needed, two_labs, wilson
+from ipr_lite.checks.chapter_11 import bits_per_weight, episodes_that_fit
 
 __all__ = [
-    "END", "WrongAnswer", "action_only", "agent_mask", "guess", "negative", "observation_share", "push", "replay",
-    "samples_needed", "skipped", "wins", "wrong_rate",
+    "END", "FAULTS", "WrongAnswer", "action_only", "agent_mask", "balanced", "best_setting", "bits_per_weight",
+    "break_even", "broken_trainer", "catch_faults", "episodes_needed", "episodes_that_fit", "five_trainers",
+    "guess", "name_faults", "negative", "observation_share", "one_sided", "push", "pushed_wrong", "replay",
+    "revealed", "samples_needed", "seeds_needed", "skipped", "smoothed", "stop_round", "two_labs", "unrankable",
+    "wilson", "wins", "wrong_rate",
 ]  # fmt: skip

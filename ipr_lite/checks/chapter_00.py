@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, say_right
 
+
 def replay(play: Callable[[int], list[str]]) -> None:
     """Notebook 00: `play(seed)` gives the actions of one sampled rollout, the same for the same seed."""
     first = attempt(play, 0)

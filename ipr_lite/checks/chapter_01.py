@@ -7,6 +7,7 @@ from typing import Any
 
 from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, say_right
 
+
 def wins(write: Callable[[], list[str]], env: Any, task: Any) -> None:
     """Notebook 01: `write()` gives the commands that win a household task."""
     commands = attempt(write)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, say_right
 
+
 def wrong_rate(expert: Sequence[float], agent: Sequence[float], n: int) -> float:
     """The chance that n rollouts each rank the agent's action above the expert's, exactly.
 

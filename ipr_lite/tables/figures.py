@@ -23,6 +23,9 @@ def figures(folder: Path = RESULTS_FOLDER) -> dict[str, Figure]:
         rows = two[two["env"] == env] if len(two) else two
         if len(rows):
             found[f"{env}_table2"] = plots.effect_forest(effect_table(rows[rows["method"] != "expert"]))
+    if len(two):
+        shown = two[two["method"].isin(["sft", "sft-long", "random-pairs", "eto", "ipr"])]
+        found["worlds"] = plots.effect_forest(effect_table(shown))
     cells = []
     for env, setting, name in MAP:
         source = map_source(env, setting, folder)
