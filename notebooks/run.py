@@ -4,7 +4,7 @@
     python notebooks/run.py 02 04        those whose file name begins so
 
 A notebook that raises, or writes to stderr, is left as it was. What is stored says nothing of the
-machine: no timings, no paths, one kernel name.
+machine: no timings, no paths, one kernel name. The second cell of each is for Colab, and written here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,18 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+REPOSITORY = "https://github.com/ipr-lite/ipr-lite"
+"""Where Colab fetches the project from: a fork changes this line and runs all notebooks."""
+
+COLAB = f'''\
+# On Colab this fetches the project and installs what it needs; elsewhere it does nothing.
+import os
+import sys
+
+if "google.colab" in sys.modules:
+    get_ipython().system("git clone -q {REPOSITORY} project && cd project && pip install -q -r requirements.txt")
+    os.chdir("project/notebooks")
+    sys.path.insert(0, os.path.abspath(".."))'''
 QUIET = {
     "CUDA_VISIBLE_DEVICES": "",
     "HF_HUB_OFFLINE": "1",
@@ -39,6 +51,9 @@ def execute(path: Path) -> str:
     from nbclient import NotebookClient
 
     book = nbformat.read(path, as_version=4)
+    if book.cells[1].get("id") != "colab":
+        book.cells.insert(1, nbformat.v4.new_code_cell(id="colab", metadata={"tags": ["remove-cell"]}))
+    book.cells[1].source = COLAB
     NotebookClient(
         book,
         timeout=600,

@@ -676,9 +676,12 @@ def check_train(mine):
     log = mine.train(model, pairs, updates=3, size=2, rate=0.1, seed=1)
     assert len(log) == 3
     rng, optimizer = random.Random(1), torch.optim.AdamW(twin.lora["default"].parameters(), lr=0.1, weight_decay=0.0)
-    order = [pair for _ in range(2) for pair in rng.sample(pairs, 5)]
+    drawn = [pair for _ in range(2) for pair in rng.sample(pairs, 5)][:6]
+    drawn.sort(key=lambda pair: len(pair.prompt_ids) + len(pair.chosen_ids))
+    batches = [drawn[:2], drawn[2:4], drawn[4:]]
+    rng.shuffle(batches)
     for update, row in enumerate(log):
-        batch = [vars(pair) | {"is_outcome": True} for pair in order[2 * update : 2 * update + 2]]
+        batch = [vars(pair) | {"is_outcome": True} for pair in batches[update]]
         package = AgentTokenCollator(pad_token_id=0)(batch)
         ids, mask = package["input_ids"], package["completion_mask"]
         policy, reference = (losses.agent_logps(twin.lora[name](ids), ids, mask) for name in ("default", "sft"))
@@ -732,7 +735,8 @@ def test_the_plain_trainer(part):
         ("train", ("optimizer.step()", "pass")),
         ("train", ("mask[:, 1:].sum(1)", "mask.sum(0)")),
         ("train", ("mask, 'default')", "mask, 'sft')")),
-        ("train", ("range(updates)", "range(updates - 1)")),
+        ("train", ("enumerate(batches)", "enumerate(batches[1:])")),
+        ("train", ("rng.shuffle(batches)", "pass")),
         ("train", ("random.Random(seed)", "random.Random(0)")),
     ],
 )

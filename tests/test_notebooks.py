@@ -5,6 +5,7 @@ nbval passes a checked cell without outputs in silence, and keeps stale outputs;
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ NOTEBOOKS = sorted(
     for path in (Path(__file__).parent.parent / "notebooks").rglob("*.ipynb")
     if ".ipynb_checkpoints" not in path.parts
 )
+RUN = Path(__file__).parent.parent / "notebooks" / "run.py"
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|opt|usr|mnt|content)/|\b[A-Z]:\\\\?(?:Users|Windows|Temp)\b")
 
 
@@ -65,6 +67,12 @@ def _without_images(output: dict) -> dict:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_fit_to_be_committed(path):
     assert faults(path) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_second_cell_installs_on_colab_and_does_nothing_here(path):
+    cell = json.loads(path.read_text(encoding="utf-8"))["cells"][1]
+    assert (cell["id"], "".join(cell["source"]), cell["outputs"]) == ("colab", runpy.run_path(str(RUN))["COLAB"], [])
 
 
 def notebook(*cells) -> dict:
