@@ -239,7 +239,9 @@ def do_quality(options) -> int:
         run = finished(folder)
         truth, test = (out / f"{run.config.env}_{figure}.csv" for figure in ("fig3", "fig4"))
         measure(run, truth, test, options.samples, options.contrasts, options.agents, options.tasks, command)
-    write_cases(out / f"{run.config.env}_cases.jsonl", finished(options.run[0]))
+    cases = out / f"{run.config.env}_cases.jsonl"
+    if not cases.exists():
+        write_cases(cases, finished(options.run[0]))
     print(f"results: {out}")
     return 0
 
