@@ -21,7 +21,9 @@ from ipr_lite.records import read_pairs, read_step_rewards
 from ipr_lite.trajectory import read_trajectories
 
 KINDS = tuple(f"{kind}_{end}" for kind in ("outcome", "step") for end in ("win", "tie", "lose"))
-COLUMNS = ("env", "setting", "seed", "iteration", "dev", *KINDS, "same_action", "reject_end", "choose_end", "scored", "reused", "margin")
+COLUMNS = (
+    "env", "setting", "seed", "iteration", "dev", *KINDS, "same_action", "reject_end", "choose_end", "scored", "reused", "margin",
+)  # fmt: skip
 """A row a round; round 0 is SFT, of which only the dev reward is told. Wins are the agent's.
 
 `reject_end` (`choose_end`): step pairs whose rejected (chosen) side is one action, which ended its episode. `scored`:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from scipy import stats
 
 from ipr_lite import baselines, checks, envs, evaluation, losses, tables
@@ -810,3 +811,28 @@ def test_answer_reward():
 def test_a_fault_in_the_answers_reward_shows(fault):
     with pytest.raises(AssertionError):
         check_answer_reward(fault)
+
+
+# --- 11: four-bit weights ----------------------------------------------------------------------------
+
+
+def check_quantize(fault=None):
+    taught = functions("11_four_bits.ipynb", "nf4_levels", "quantize", fault=fault, np=np, norm=stats.norm)
+    levels = taught.nf4_levels()
+    for seed in range(3):
+        weights = torch.randn(64, 64, generator=torch.Generator().manual_seed(seed)) * 0.3
+        packed, state = quantize_4bit(weights, blocksize=64, quant_type="nf4")
+        theirs = dequantize_4bit(packed, state)
+        mine, codes = taught.quantize(weights, levels)
+        assert torch.isclose(mine, theirs, atol=1e-6).float().mean() > 0.999
+        assert codes.min() == 0 and codes.max() == 15
+
+
+def test_quantize():
+    check_quantize()
+
+
+@pytest.mark.parametrize("fault", [("levels[nearest] * absmax", "levels[nearest]"), ("0.9677083", "0.99"), ("argmin", "argmax")])
+def test_quantize_check_sees_a_fault(fault):
+    with pytest.raises(AssertionError):
+        check_quantize(fault)
