@@ -172,7 +172,7 @@ def keep_rows(
         made = [line[2:] for line in lines if line.startswith("# ") and not line.startswith("# schema")]
         commands = [*made, *({command} - set(made))]
         head, *body = [line.split(",") for line in lines if not line.startswith("#")]
-        old = [{column: dict(zip(head, cells))[column] for column in columns} for cells in body]
+        old = [dict(zip(head, cells)) for cells in body]
     mine = {tuple(row[key] for key in keys) for row in new}
     kept = [row for row in old if tuple(row[key] for key in keys) not in mine]
     return _write_csv(path, sorted([*kept, *new], key=order), columns, *commands, f"schema {SCHEMA_VERSION}")

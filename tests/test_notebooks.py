@@ -15,7 +15,7 @@ NOTEBOOKS = sorted(
     for path in (Path(__file__).parent.parent / "notebooks").rglob("*.ipynb")
     if ".ipynb_checkpoints" not in path.parts
 )
-RUN = Path(__file__).parent.parent / "notebooks" / "run.py"
+COLAB = runpy.run_path(str(Path(__file__).parent.parent / "notebooks" / "run.py"))["COLAB"]
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|opt|usr|mnt|content)/|\b[A-Z]:\\\\?(?:Users|Windows|Temp)\b")
 
 
@@ -72,7 +72,7 @@ def test_a_notebook_is_fit_to_be_committed(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_second_cell_installs_on_colab_and_does_nothing_here(path):
     cell = json.loads(path.read_text(encoding="utf-8"))["cells"][1]
-    assert (cell["id"], "".join(cell["source"]), cell["outputs"]) == ("colab", runpy.run_path(str(RUN))["COLAB"], [])
+    assert (cell["id"], "".join(cell["source"]), cell["outputs"]) == ("colab", COLAB, [])
 
 
 def notebook(*cells) -> dict:

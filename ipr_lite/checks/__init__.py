@@ -21,8 +21,8 @@ from ipr_lite.checks.chapter_11 import bits_per_weight, episodes_that_fit
 
 __all__ = [
     "END", "FAULTS", "WrongAnswer", "action_only", "agent_mask", "balanced", "best_setting", "bits_per_weight",
-    "break_even", "broken_trainer", "catch_faults", "episodes_needed", "episodes_that_fit", "five_trainers",
-    "guess", "name_faults", "negative", "observation_share", "one_sided", "push", "pushed_wrong", "replay",
-    "revealed", "samples_needed", "seeds_needed", "skipped", "smoothed", "stop_round", "two_labs", "unrankable",
-    "wilson", "wins", "wrong_rate",
+    "break_even", "broken_trainer", "budget", "catch_faults", "episodes_needed", "episodes_that_fit",
+    "expected_best", "five_trainers", "guess", "name_faults", "negative", "observation_share", "one_sided", "push",
+    "pushed_wrong", "replay", "revealed", "samples_needed", "seeds_needed", "skipped", "smoothed", "stop_round",
+    "two_labs", "unrankable", "wilson", "wins", "wrong_rate",
 ]  # fmt: skip

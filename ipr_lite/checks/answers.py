@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 NOTHING = object()
@@ -28,6 +28,23 @@ def attempt(function: Callable, *arguments: Any) -> Any:
     if found is None or found is ...:
         raise WrongAnswer(f"{function.__name__} returned {found}: is a `return` missing?")
     return found
+
+
+def two_numbers(found: Any, kind: type, shown: str, names: str) -> tuple:
+    """The two numbers of an answer as `kind` (int or float). Raises WrongAnswer, which says what they are to be."""
+    try:
+        first, second = (kind(value) for value in found)
+    except (TypeError, ValueError):
+        raise WrongAnswer(f"{shown}: you gave {found!r}; give two numbers, ({names})") from None
+    return first, second
+
+
+def conversation(actions: Sequence[str]) -> list[dict[str, str]]:
+    """Messages of a trip that says these actions, with placeholders for all that it reads."""
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "o"}]
+    for action in actions:
+        messages += [{"role": "assistant", "content": action}, {"role": "user", "content": "o"}]
+    return messages[:-1]
 
 
 def say_right(why: str) -> None:

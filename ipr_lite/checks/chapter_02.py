@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, say_right
+from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, conversation, say_right
 from ipr_lite.trajectory import Task, Trajectory
 
 # A conversation for the mask: (role, header, content). An agent's turn ends with END; the second
@@ -120,10 +120,7 @@ def observation_share(share: Callable) -> None:
 
 
 def _trajectory(asked: list[str], actions: list[str]):
-    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "o"}]
-    for action in actions:
-        messages += [{"role": "assistant", "content": action}, {"role": "user", "content": "o"}]
     task = Task(
         "t", "shop", "train", "buy red tea", {"goal_options": asked, "option_kinds": ["color", "count"][: len(asked)]}
     )
-    return Trajectory(task, messages[:-1], 1.0, True, "expert")
+    return Trajectory(task, conversation(actions), 1.0, True, "expert")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 
-from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, say_right
+from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, conversation, say_right
 from ipr_lite.trajectory import Task, Trajectory
 
 TIE = 0.01
@@ -123,7 +123,4 @@ def _parse(message: str) -> str:
 
 
 def _trip(task: str, reward: float, *actions: str) -> Trajectory:
-    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "o"}]
-    for action in actions:
-        messages += [{"role": "assistant", "content": action}, {"role": "user", "content": "o"}]
-    return Trajectory(Task(task, "shop", "train", "buy tea"), messages[:-1], reward, reward == 1, "agent")
+    return Trajectory(Task(task, "shop", "train", "buy tea"), conversation(actions), reward, reward == 1, "agent")

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from statistics import NormalDist
 
-from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, say_right
+from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, say_right, two_numbers
 
 _ROUNDS = [
     {"explore": 249, "score": 59, "updates": 10},
@@ -24,10 +24,7 @@ def budget(spent: Callable[[int, list[dict[str, int]], int], tuple[int, int]]) -
         if found is NOTHING:
             return
         shown = f"SFT with {sft} updates, then {len(_ROUNDS)} rounds; up to round {r}"
-        try:
-            actions, updates = (int(value) for value in found)
-        except (TypeError, ValueError):
-            raise WrongAnswer(f"{shown}: you gave {found!r}; give two numbers, (actions, updates)") from None
+        actions, updates = two_numbers(found, int, shown, "actions, updates")
         right = _spent(sft, _ROUNDS[:r])
         if (actions, updates) == right:
             continue
@@ -99,10 +96,7 @@ def stop_round(rule: Callable[[list[float], int], tuple[int, int]]) -> None:
         if found is NOTHING:
             return
         shown = f"dev {dev}, patience {patience}"
-        try:
-            kept, paid = (int(value) for value in found)
-        except (TypeError, ValueError):
-            raise WrongAnswer(f"{shown}: you gave {found!r}; give two numbers, (kept, paid)") from None
+        kept, paid = two_numbers(found, int, shown, "kept, paid")
         if (kept, paid) != stopped(dev, patience):
             raise WrongAnswer(f"{shown}: you keep round {kept} and pay for {paid}; {_why(dev, patience, kept, paid)}")
     say_right("it looks at no round that it has not paid for, and keeps the best of those")

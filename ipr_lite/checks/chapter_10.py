@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, say_right
+from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, say_right, two_numbers
 from ipr_lite.evaluation import t_quantile
-from ipr_lite.tables import Results
 
 _Z = 1.959963984540054
 _EFFORTS = ((2, 10), (0, 10), (10, 10), (1, 3), (25, 300), (56, 300), (150, 300))
@@ -30,10 +29,7 @@ def wilson(interval: Callable[[int, int], tuple[float, float]]) -> None:
         if found is NOTHING:
             return
         shown = f"{successes} of {n}"
-        try:
-            low, high = (float(end) for end in found)
-        except (TypeError, ValueError):
-            raise WrongAnswer(f"{shown}: you gave {found!r}; give two numbers, (low, high)") from None
+        low, high = two_numbers(found, float, shown, "low, high")
         right = wilson_interval(successes, n)
         if math.dist((low, high), right) < 2e-3 / math.sqrt(n):  # 1.96 for z is near enough
             continue
@@ -61,6 +57,8 @@ def wilson(interval: Callable[[int, int], tuple[float, float]]) -> None:
 
 def two_labs(pick: Callable[[dict[int, float]], tuple[Sequence[int], Sequence[int]]]) -> None:
     """Notebook 10: three seeds that make IPR look better than ETO to a bootstrap, and three for the contrary."""
+    from ipr_lite.tables import Results  # loads torch and matplotlib, which no other check needs
+
     results = Results("table2")
     ipr, eto = (results.rewards("shop", "test", method) for method in ("ipr", "eto"))
     ours = {seed: ipr[seed] - eto[seed] for seed in sorted(ipr.keys() & eto.keys())}

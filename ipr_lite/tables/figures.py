@@ -10,7 +10,7 @@ from ipr_lite import plots
 from ipr_lite.evaluation import effect_cells, effect_table, markdown_table, read_results
 from ipr_lite.jsonl import write_whole
 from ipr_lite.report import figure_html
-from ipr_lite.tables.map import MAP, map_source
+from ipr_lite.tables.map import map_cells
 from ipr_lite.tables.results import RESULTS_FOLDER, Results, difference
 from ipr_lite.viewer import page, table_html
 
@@ -27,8 +27,7 @@ def figures(folder: Path = RESULTS_FOLDER) -> dict[str, Figure]:
         shown = two[two["method"].isin(["sft", "sft-long", "random-pairs", "eto", "ipr"])]
         found["worlds"] = plots.effect_forest(effect_table(shown))
     cells = []
-    for env, setting, name in MAP:
-        source = map_source(env, setting, folder)
+    for env, setting, name, source in map_cells(folder):
         eto, ipr = (source.rewards(env, "test", method, setting) for method in ("eto", "ipr"))
         mean, low, high, seeds = difference(ipr, eto)
         if seeds:

@@ -23,17 +23,17 @@ MAP = (
 )
 
 
-def map_source(env: str, setting: str, folder: Path = RESULTS_FOLDER) -> Results:
-    """Where a cell's rows are: Table 2 has the default in the shop, the map's own files the rest."""
-    return Results("table2" if (env, setting) == ("shop", "default") else "map", folder)
+def map_cells(folder: Path = RESULTS_FOLDER) -> list[tuple[str, str, str, Results]]:
+    """World, setting, name and rows of every cell: Table 2 has the default in the shop, the map's own files the rest."""
+    two, rest = Results("table2", folder), Results("map", folder)
+    return [(env, setting, name, two if (env, setting) == ("shop", "default") else rest) for env, setting, name in MAP]
 
 
 def when_steps_help(folder: Path = RESULTS_FOLDER) -> str:
     """IPR against ETO where what should matter is varied: one line a cell, after the round that dev chose."""
     two = Results("table2", folder)
     rows = []
-    for env, setting, name in MAP:
-        source = map_source(env, setting, folder)
+    for env, setting, name, source in map_cells(folder):
         sft, eto, ipr = (source.rewards(env, "test", method, setting) for method in MAP_METHODS)
         if not sft:
             sft = two.rewards(env, "test", "sft")  # settings that leave SFT as it is
