@@ -10,8 +10,8 @@ from ipr_lite.tables.results import RESULTS_FOLDER, Results, difference, differe
 MAP_METHODS = ("sft", "eto", "ipr")
 MAP = (
     ("shop", "default", "one purchase, three habits, 160 demonstrations, N = 5, 2 rounds"),
-    ("shop-2", "default", "two purchases, one outcome"),
-    ("shop-3", "default", "three purchases, one outcome"),
+    ("shop-2", "iterations=1", "two purchases, one outcome, 1 round"),
+    ("shop-3", "iterations=1", "three purchases, one outcome, 1 round"),
     ("shop", "habits=skips-size", "one habit: leaves out the size"),
     ("shop", "habits=takes-first", "one habit: takes the first hit"),
     ("shop", "demonstrations=40", "40 demonstrations"),
