@@ -6,5 +6,3 @@ import os
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Two processes run at once (pyproject.toml): with one thread each they do not wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")

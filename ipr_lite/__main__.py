@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         for option in fields(Config):
             flag = "--" + option.name.replace("_", "-")
-            if option.type == "bool":
+            if option.type.startswith("bool"):
                 command.add_argument(
                     flag, default=option.default, action=argparse.BooleanOptionalAction
                 )

@@ -71,6 +71,13 @@ class Config:
     dev: int = 100
     """Tasks of the dev split to evaluate on."""
     test: int = 300
+    micro_batch: int | None = None
+    """Examples or pairs trained on at once, a divisor of `batch_size`; None, as in the next three: the scale's."""
+    gradient_checkpointing: bool | None = None
+    rollout_batch: int | None = None
+    """Episodes in play at once."""
+    max_length: int | None = None
+    """Tokens of an episode; longer ones end with reward 0 in rollouts and are left out of training."""
     without: str = ""
     """Savings to do without, such as `share,stop`; see SAVINGS. The pairs are the same, the time is not."""
 
@@ -124,7 +131,11 @@ _WORDS = {
     "scorer": ("sft", "current"), "reference": ("sft", "current"),
     "eto_reference": ("sft", "current"), "sft_on": SFT_ON, "sft_per": SFT_PER,
 }  # fmt: skip
-_APART = ("env", "data", "scale", "model", "precision", "seed", "showcase", "dev", "test", "without")
+MEMORY = ("micro_batch", "gradient_checkpointing", "rollout_batch", "max_length")
+"""What turns memory down. A run may go on with other values; the first three change no result but its last bits."""
+_APART = (
+    "env", "data", "scale", "model", "precision", "seed", "showcase", "dev", "test", "without", *MEMORY[:3],
+)  # fmt: skip
 _READ = {"int": int, "float": float, "str": str, "bool": {"True": True, "False": False}.__getitem__}
 
 SAVINGS = {

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ipr_lite import envs
 from ipr_lite.artefacts import whole, write_log, write_manifest
 from ipr_lite.chat import Chat
-from ipr_lite.config import Config
+from ipr_lite.config import MEMORY, Config
 from ipr_lite.evaluation import by_part, results_table, summarize, write_metrics
 from ipr_lite.jsonl import write_whole
 from ipr_lite.model import (
@@ -74,7 +74,7 @@ class Run:
     def __init__(self, config: Config, folder: Path, quiet: bool = False):
         """Loads nothing yet. Raises ValueError where `folder` holds a run with another config."""
         self.config, self.folder, self.quiet = config, Path(folder), quiet
-        self.scale = scale(config.scale, config.model)
+        self.scale = scale(config.scale, model=config.model, **{name: getattr(config, name) for name in MEMORY})
         self.env = envs.make(config.env, config.data)
         config.check()
         self.rule = PairRule(
@@ -91,7 +91,9 @@ class Run:
             theirs = json.loads(path.read_text(encoding="utf-8"))
             # A run of an earlier version lacks newer options: they stood at their defaults.
             changed = {k for k, v in asdict(config).items() if theirs.get(k, getattr(Config(), k)) != v}
-            if changed:
+            if changed and changed <= set(MEMORY):  # the run goes on with other dials of memory
+                write_whole(path, mine)
+            elif changed:
                 raise ValueError(
                     f"{self.folder} holds a run with other settings ({', '.join(sorted(changed))}); "
                     "give the settings it was started with, or another --out"
@@ -114,7 +116,7 @@ class Run:
         if self._policy is None:
             self.tokenizer = load_tokenizer(self.scale.model)
             self.chat = Chat(self.tokenizer)
-            base = load_base(self.scale.model, self.config.precision)
+            base = load_base(self.scale.model, self.config.precision, self.scale.attention)
             self._policy = add_adapters(base, self.scale, self.config.seed)
             self.fresh = adapter_weights(self._policy)
         return self._policy
@@ -378,6 +380,8 @@ class Run:
             max_steps=updates,
             max_length=self.scale.max_length,
             too_long="drop",
+            micro_batch_size=self.scale.micro_batch,
+            gradient_checkpointing=self.scale.gradient_checkpointing,
             seed=self.config.seed,
         )
         set_adapter_weights(self.policy, self.fresh, "default")
@@ -406,6 +410,8 @@ class Run:
             sft_per=c.sft_per,
             max_length=self.scale.max_length,
             too_long="drop",
+            micro_batch_size=self.scale.micro_batch,
+            gradient_checkpointing=self.scale.gradient_checkpointing,
             seed=stable_seed(c.seed, iteration) % 2**31,
         )
         reference = changed.pop("reference", c.reference)

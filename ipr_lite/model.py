@@ -45,20 +45,28 @@ class Scale:
     sft_learning_rate: float
     learning_rate: float
     """Of the preference training."""
+    micro_batch: int | None = None
+    """Examples, or pairs, that are trained on at once; their gradients add up to a batch's. None: up to 4."""
+    gradient_checkpointing: bool = False
+    """Keep the input of each layer alone and compute the rest again: a third more time, far less memory."""
+    targets: str = "all-linear"
+    """The layers that adapters change, as peft names them."""
+    attention: str = "sdpa"
+    """Attention in training, as transformers names it; rollouts have their own (branches.py)."""
 
 
 SCALES = {
     "tiny": Scale("tiny", str(TINY_BASE), 32, 64, 4096, 160, 5, 128, 2e-3, 5e-4),
-    "small": Scale("small", "Qwen/Qwen2.5-0.5B-Instruct", 16, 32, 4096, 256, 5, 32, 2e-4, 5e-6),
-    "consumer": Scale("consumer", "Qwen/Qwen2.5-7B-Instruct", 16, 32, 4096, 256, 5, 8, 1e-4, 5e-6),
+    "small": Scale("small", "Qwen/Qwen2.5-0.5B-Instruct", 16, 32, 4096, 256, 5, 32, 2e-4, 5e-6, 1, True),
+    "consumer": Scale("consumer", "Qwen/Qwen2.5-7B-Instruct", 16, 32, 4096, 256, 5, 8, 1e-4, 5e-6, 1, True),
 }
 
 
-def scale(name: str, model: str | None = None) -> Scale:
-    """The settings of a scale, with another model in its place where one is given."""
+def scale(name: str, **changed) -> Scale:
+    """The settings of a scale, with what is given (and not None) in place of its own: `model`, `max_length`, ..."""
     if name not in SCALES:
         raise ValueError(f"unknown scale {name!r}; choose one of {', '.join(SCALES)}")
-    return replace(SCALES[name], model=model) if model else SCALES[name]
+    return replace(SCALES[name], **{key: value for key, value in changed.items() if value is not None})
 
 
 def pick_device() -> tuple[torch.device, torch.dtype, str]:
@@ -79,7 +87,7 @@ def load_tokenizer(model: str):
     return tokenizer
 
 
-def load_base(model: str, precision: str = "nf4"):
+def load_base(model: str, precision: str = "nf4", attention: str = "sdpa"):
     """The frozen base: `precision` "nf4" (bitsandbytes, double quantization) or "full".
 
     Raises ValueError for another precision, FileNotFoundError for a folder without a model.
@@ -93,7 +101,7 @@ def load_base(model: str, precision: str = "nf4"):
             "`save_pretrained` wrote or a hub name with --model"
         )
     device, dtype, _ = pick_device()
-    options = {"dtype": dtype, "attn_implementation": "sdpa", "trust_remote_code": False}
+    options = {"dtype": dtype, "attn_implementation": attention, "trust_remote_code": False}
     if precision == "nf4":
         warnings.filterwarnings("ignore", module="bitsandbytes")
         options["quantization_config"] = BitsAndBytesConfig(
@@ -124,7 +132,7 @@ def add_adapters(base, scale: Scale, seed: int) -> PeftModel:
         r=scale.lora_rank,
         lora_alpha=scale.lora_alpha,
         lora_dropout=0.0,
-        target_modules="all-linear",
+        target_modules=scale.targets,
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():

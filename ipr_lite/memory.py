@@ -1,0 +1,205 @@
+"""How much memory a stage will take, from a model's configuration alone.
+
+The model is built without weights (on torch's device "meta"), and one update, or one pass, is run on it: shapes are
+worked out, numbers are not. `Meter` adds up what the operations allocate; what is stored for good is counted.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedConfig
+
+from ipr_lite.branches import SHORTEST
+from ipr_lite.model import Scale
+
+STAGES = ("sft", "rollouts", "train")
+"""Exploring, scoring and evaluating are `rollouts`; `train` is the training on pairs."""
+
+ADAPTERS = {"sft": ("default",), "rollouts": ("default", "explorer"), "train": ("default", "sft", "explorer", "ref")}
+"""Adapters in the model at each stage, the copy of TRL's reference among them."""
+
+HEAD_ROWS, HEAD_COLUMNS = 4096, 32768
+"""TRL's fused head works off its (agent tokens, vocabulary) logits in tiles of this size."""
+
+
+class Meter(TorchDispatchMode):
+    """Bytes of the tensors that operations have made within this context, beside a model's own: those that live
+    `now`, and the `peak`."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.now = self.peak = 0
+        # What an operation returns may be a view of a weight.
+        self._alive = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **(kwargs or {}))
+        tree_map_only(torch.Tensor, self._saw, made)
+        return made
+
+    def _saw(self, tensor: torch.Tensor):
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._alive:
+            self._alive.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._freed, key, size)
+
+    def _freed(self, key: int, size: int):
+        self._alive.discard(key)
+        self.now -= size
+
+
+class _Attention(torch.autograd.Function):
+    """What a fused attention keeps: its inputs, its output and a number a row, never a square of the length."""
+
+    @staticmethod
+    def forward(context, query, key, value):
+        found = torch.empty_like(query)
+        context.save_for_backward(query, key, value, found, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return found
+
+    @staticmethod
+    def backward(context, gradient):
+        return tuple(torch.empty_like(x) for x in context.saved_tensors[:3])
+
+
+class _Head(torch.autograd.Function):
+    """What TRL's fused head allocates for the hidden states (tokens, width) of the agent's tokens."""
+
+    @staticmethod
+    def forward(context, hidden, columns):
+        context.save_for_backward(hidden)
+        context.columns = columns
+        hidden.new_empty(min(len(hidden), HEAD_ROWS), columns)
+        return hidden.new_empty(len(hidden), dtype=torch.float32)
+
+    @staticmethod
+    def backward(context, gradient):
+        (hidden,) = context.saved_tensors
+        gradients = torch.empty_like(hidden, dtype=torch.float32)
+        hidden.new_empty(min(len(hidden), HEAD_ROWS), context.columns)
+        return gradients.to(hidden.dtype), None
+
+
+AttentionInterface.register("counted", lambda module, query, key, value, mask, **unused: (
+    _Attention.apply(query, key, value).transpose(1, 2).contiguous(), None
+))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a configuration counts: numbers of parameters."""
+
+    linear: int
+    """In the linear layers but the head: those that are stored in 4 bits."""
+    widest: int
+    """In the largest of them, which is unpacked for each use."""
+    rest: int
+    """Embeddings, head, norms."""
+    lora: int
+    """In one adapter."""
+
+
+def without_weights(config: PreTrainedConfig, rank: int, dtype: torch.dtype):
+    """The model with one adapter on the device "meta"."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="counted", dtype=dtype)
+        lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+        return get_peft_model(model.requires_grad_(False), lora)
+
+
+def shape(model) -> Shape:
+    """Count the parameters of a model of `without_weights`."""
+    layers = [m.base_layer for m in model.modules() if hasattr(m, "lora_A")]
+    linear = [layer.in_features * layer.out_features for layer in layers]
+    lora = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Shape(sum(linear), max(linear), sum(p.numel() for p in model.parameters()) - sum(linear) - lora, lora)
+
+
+def expected(
+    config: PreTrainedConfig, scale: Scale, precision: str = "nf4", dtype: torch.dtype = torch.bfloat16,
+    batch_size: int = 8, agent_share: float = 0.25, device: str = "cuda",
+) -> dict[str, dict[str, int]]:
+    """The peak of each stage in bytes, by part: weights, adapters, optimizer, cache, activations.
+
+    It is that of episodes as long as they may be (`scale.max_length`), as many at once as there may be. `agent_share`:
+    of an episode's tokens, how many the agent writes. What CUDA itself takes (0.5 to 1 GiB) comes on top.
+    """
+    model = without_weights(config, scale.lora_rank, dtype)
+    count, size, text = shape(model), dtype.itemsize, config.get_text_config()
+    # Where there is no Triton, the head works on copies of what it uses of its tile.
+    columns = HEAD_COLUMNS + (0 if device == "cuda" else math.ceil(7.25 * min(text.vocab_size, HEAD_COLUMNS)))
+    # NF4: half a byte a weight; of every 64 a scale of a byte, of every 256 scales four bytes more.
+    packed = count.linear * (0.5 + 1 / 64 + 4 / (64 * 256)) if precision == "nf4" else count.linear * size
+    unpacked = count.widest * size if precision == "nf4" else 0
+    found = {}
+    for stage in STAGES:
+        parts = {"weights": packed + count.rest * size, "adapters": 4 * count.lora * len(ADAPTERS[stage])}
+        if stage == "rollouts":
+            parts["cache"] = _cache(text, scale, size)
+            parts["activations"] = _pass(model, text, scale) + unpacked
+        else:
+            # A gradient and AdamW's two moments; the trainer keeps the old weights in case it is interrupted.
+            parts["optimizer"] = 4 * count.lora * 4
+            rows = _micro(scale, batch_size) * (2 if stage == "train" else 1)  # a pair is two rows
+            parts["activations"] = _update(model, scale, rows, agent_share, columns) + unpacked
+        found[stage] = {part: round(amount) for part, amount in parts.items()}
+    return found
+
+
+def _micro(scale: Scale, batch_size: int) -> int:
+    return scale.micro_batch or max(n for n in (1, 2, 3, 4) if batch_size % n == 0)
+
+
+def _update(model, scale: Scale, rows: int, agent_share: float, columns: int) -> int:
+    """The peak of one forward and backward pass of rows of full length."""
+    causal, length = model.get_base_model(), scale.max_length
+    model.train()
+    if scale.gradient_checkpointing:
+        causal.activation_checkpointing_enable({"use_reentrant": False})
+        causal.enable_input_require_grads()
+    with Meter(model) as meter, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ids = torch.zeros(rows, length, dtype=torch.int64, device="meta")
+        places = torch.arange(length, device="meta").expand(rows, length)
+        hidden = causal.base_model(input_ids=ids, position_ids=places, use_cache=False).last_hidden_state
+        said = hidden[:, : math.ceil(agent_share * length)].reshape(-1, hidden.shape[-1])
+        _Head.apply(said, columns).sum().backward()
+        kept = sum(p.grad.numel() * p.grad.element_size() for p in model.parameters() if p.grad is not None)
+    model.zero_grad()
+    return meter.peak - kept  # gradients are counted with the optimizer
+
+
+@torch.no_grad()
+def _pass(model, text, scale: Scale) -> int:
+    """The peak of a pass of rollouts: a whole prompt is read, or every row chooses its next tokens."""
+    causal = model.get_base_model()
+    model.eval()
+    with Meter(model) as meter:
+        ids = torch.zeros(1, scale.max_length, dtype=torch.int64, device="meta")
+        causal.base_model(input_ids=ids, position_ids=torch.arange(scale.max_length, device="meta")[None], use_cache=False)
+    rows = scale.rollout_batch
+    places = rows * (1 + min(16, max(3, 256 // rows)))  # guessed tokens have logits, too (rollout.py)
+    # Logits in the model's numbers and in float32, probabilities, their sums in float64.
+    return max(meter.peak, places * text.vocab_size * (model.dtype.itemsize + 4 + 4 + 8))
+
+
+def _cache(text, scale: Scale, size: int) -> int:
+    """Keys and values of all episodes in play, in places whose length is doubled as they grow."""
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    capacity = SHORTEST
+    while capacity < scale.max_length:
+        capacity *= 2
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return 2 * text.num_hidden_layers * heads * head * size * capacity * scale.rollout_batch
