@@ -18,6 +18,7 @@ from pathlib import Path
 import openai
 
 from ipr_lite.chat import Chat
+from ipr_lite.jsonl import read_as
 from ipr_lite.rollout import Episode, stable_seed
 from ipr_lite.trajectory import Message, Trajectory
 
@@ -79,9 +80,10 @@ class ServedRollouts:
         holds what is finished.
         """
         known = read_journal(self.journal)
-        keys = [self._key(episode) for episode in episodes]
-        finished: list[Trajectory | None] = [known.get(key) for key in keys]
-        waiting = [_Talk(i, e, list(e.messages)) for i, e in enumerate(episodes) if finished[i] is None][::-1]
+        talks = [_Talk(episode, self._key(episode), list(episode.messages)) for episode in episodes]
+        for talk in talks:
+            talk.trajectory = known.get(talk.key)
+        waiting = [talk for talk in talks if talk.trajectory is None][::-1]
         if waiting:
             self._find_model()
         self.asked: dict[tuple, Future] = {}
@@ -89,24 +91,21 @@ class ServedRollouts:
         self.pool = ThreadPoolExecutor(self.batch_size)
         try:
             while waiting or self.playing:
-                ended = []
                 while waiting and sum(map(len, self.playing.values())) < self.batch_size:
-                    ended += self._go_on(waiting.pop())
-                for future in wait(self.playing, return_when=FIRST_COMPLETED).done if self.playing else ():
+                    self._go_on(waiting.pop())
+                # Worlds are stepped in this thread alone: SQLite's connections belong to the thread that made them.
+                for future in wait(self.playing, return_when=FIRST_COMPLETED).done:
                     for talk in self.playing.pop(future):
-                        ended += self._take(talk, future.result())
-                for talk, trajectory in ended:
-                    finished[talk.order] = trajectory
-                    if self.journal:
-                        _append(self.journal, keys[talk.order], trajectory)
+                        self._take(talk, future.result())
                 if progress:
-                    progress(sum(t is not None for t in finished), len(episodes))
+                    progress(sum(talk.trajectory is not None for talk in talks), len(talks))
         finally:
             self.pool.shutdown(wait=False, cancel_futures=True)
-        for episode, trajectory in zip(episodes, finished):
-            self.actions_taken += sum(m["role"] == "assistant" for m in trajectory.messages[len(episode.messages) :])
-            self.tokens_written += trajectory.extra["tokens"]
-        return finished
+        for talk in talks:
+            said = talk.trajectory.messages[len(talk.episode.messages) :]
+            self.actions_taken += sum(message["role"] == "assistant" for message in said)
+            self.tokens_written += talk.trajectory.extra["tokens"]
+        return [talk.trajectory for talk in talks]
 
     def _key(self, episode: Episode) -> str:
         """What an episode's line in the journal is found by."""
@@ -114,23 +113,20 @@ class ServedRollouts:
         settings = self.model, self.temperature, self.max_new_tokens, self.max_length
         return f"{stable_seed(settings, episode.task.env, episode.task.id, said, episode.seed):016x}"
 
-    def _go_on(self, talk: "_Talk") -> list[tuple["_Talk", Trajectory]]:
+    def _go_on(self, talk: "_Talk"):
         """Ask for the next message of an episode, or end it where its history is too long."""
         if len(self.chat.prompt(talk.messages)) + self.max_new_tokens > self.max_length:
             return self._end(talk, overflow=True)
-        future = None
-        if self.temperature == 0:
-            history = tuple(message["content"] for message in talk.messages)
-            future = self.asked.get(history)
+        history = tuple(message["content"] for message in talk.messages)
+        future = self.asked.get(history)
         if future is None:
-            seed = stable_seed(talk.episode.seed, len(talk.messages)) % 2**31
+            seed = stable_seed(talk.episode.seed, talk.episode.task.id, len(history)) % 2**31
             future = self.pool.submit(self._ask, list(talk.messages), seed)
             if self.temperature == 0:
                 self.asked[history] = future
         self.playing.setdefault(future, []).append(talk)
-        return []
 
-    def _take(self, talk: "_Talk", answer: tuple[str, int] | None) -> list[tuple["_Talk", Trajectory]]:
+    def _take(self, talk: "_Talk", answer: tuple[str, int] | None):
         """Hand a message to the world, and go on or end; None: the history did not fit the server's context."""
         if answer is None:
             return self._end(talk, overflow=True)
@@ -148,14 +144,16 @@ class ServedRollouts:
         if terminated or truncated:
             return self._end(talk, reward, info["success"], terminated=terminated)
         talk.messages.append({"role": "user", "content": observation})
-        return self._go_on(talk)
+        self._go_on(talk)
 
     def _end(self, talk: "_Talk", reward: float = 0.0, success: bool = False, **extra):
         episode = talk.episode
         extra = {"terminated": False, "invalid": talk.invalid, "tokens": talk.tokens} | extra
-        return [(talk, Trajectory(
+        talk.trajectory = Trajectory(
             episode.task, talk.messages, float(reward), bool(success), self.agent, episode.seed, extra
-        ))]  # fmt: skip
+        )
+        if self.journal:
+            _append(self.journal, talk.key, talk.trajectory)
 
     def _ask(self, messages: list[Message], seed: int) -> tuple[str, int] | None:
         """The next message and its number of tokens; None where the server says that the history does not fit."""
@@ -170,7 +168,7 @@ class ServedRollouts:
                 )  # fmt: skip
                 break
             except openai.APIError as error:
-                told = str(error)
+                told = _told(error)
                 refused = getattr(error, "status_code", None) in (400, 422)
                 if refused and any(words in told.lower() for words in TOO_LONG):
                     return None
@@ -188,12 +186,10 @@ class ServedRollouts:
         once = self.client.with_options(max_retries=1)
         try:
             names = [model.id for model in once.models.list()]
-        except openai.APIConnectionError as error:
+        except openai.InternalServerError:
+            names = []  # transformers serve fails to list where nothing was ever fetched from the hub
+        except openai.APIError as error:
             raise self._error(error) from None
-        except openai.AuthenticationError as error:
-            raise self._error(error) from None
-        except openai.APIStatusError:
-            names = []  # a server may list nothing and yet have the model
         if self.model in names:
             return
         try:
@@ -204,9 +200,9 @@ class ServedRollouts:
                 root = self.url.removesuffix("/v1")
                 told = once.post(root + "/load_model", cast_to=str, body={"model": self.model})
                 if '"status": "error"' in told:
-                    raise ServerError(self._lacks(names, _line(told.rpartition("data:")[2])))
+                    raise ServerError(self._lacks(names, told.rpartition("data:")[2]))
         except openai.APIError as error:
-            raise ServerError(self._lacks(names, _line(str(error)))) from None
+            raise ServerError(self._lacks(names, _told(error))) from None
 
     def _lacks(self, names: list[str], told: str) -> str:
         listed = ", ".join(_line(name, 60) for name in names[:8]) or "nothing"
@@ -217,44 +213,45 @@ class ServedRollouts:
             )
         else:
             remedy = "correct --served or --model, or start a server that has it"
-        return f"the server at {self.url} has no model {self.model!r}, it lists {listed} ({told}); {remedy}"
+        return f"the server at {self.url} has no model {self.model!r}, it lists {listed} ({_line(told)}); {remedy}"
 
     def _error(self, error: openai.APIError) -> ServerError:
         """What went wrong, in one line that ends with the remedy."""
         status = getattr(error, "status_code", None)
         if status is None:
-            cause = _line(str(error.__cause__ or error))
-            return ServerError(f"no answer from {self.url} ({cause}); start the server there, or correct --url")
+            return ServerError(f"no answer from {self.url} ({_line(_told(error))}); start the server there, or correct --url")
         if status in (401, 403):
             remedy = "set OPENAI_API_KEY to the server's key"
         elif status == 429 or status >= 500:
             remedy = "see its log, start it anew, and give the same command again: finished episodes are kept"
+        elif status == 404:
+            remedy = "give the --url up to its /v1, of a server that takes chat completions"
         else:
-            remedy = f"see that it serves {self.model!r} and takes chat completions (its log says more)"
-        return ServerError(f"the server at {self.url}, model {self.model!r}: HTTP {status}: {_line(str(error))}; {remedy}")
+            remedy = "its log says more"
+        return ServerError(f"the server at {self.url}, model {self.model!r}: HTTP {status}: {_line(_told(error))}; {remedy}")
 
 
 @dataclass
 class _Talk:
-    """An episode in play."""
+    """An episode in play, with its key in the journal."""
 
-    order: int
     episode: Episode
+    key: str
     messages: list[Message]
     invalid: int = 0
     tokens: int = 0
+    trajectory: Trajectory | None = None
 
 
 def read_journal(path: Path | None) -> dict[str, Trajectory]:
-    """Finished episodes by their keys. A last line that was not written whole is cut off."""
+    """Finished episodes by their keys; a last line that was not written whole is cut off. Raises DataError."""
     if path is None or not path.exists():
         return {}
     written = path.read_bytes()
     lines = written[: written.rfind(b"\n") + 1]
     if lines != written:
         path.write_bytes(lines)
-    records = map(json.loads, lines.decode("utf-8").splitlines())
-    return {record.pop("key"): Trajectory.from_record(record) for record in records}
+    return dict(read_as(path, lambda record: (record.pop("key", ""), Trajectory.from_record(record))))
 
 
 def _append(path: Path, key: str, trajectory: Trajectory):
@@ -262,6 +259,11 @@ def _append(path: Path, key: str, trajectory: Trajectory):
     line = json.dumps({"key": key, **trajectory.to_record()}, allow_nan=False) + "\n"
     with open(path, "a", encoding="utf-8", newline="\n") as handle:
         handle.write(line)
+
+
+def _told(error: openai.APIError) -> str:
+    """A server's own words, which the client's text may leave out; of a broken connection, the cause."""
+    return error.response.text if isinstance(error, openai.APIStatusError) else str(error.__cause__ or error)
 
 
 def _line(text: str, most: int = 300) -> str:
