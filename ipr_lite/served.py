@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
+import warnings
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ PLAIN_SAMPLING = (
 """How to ask for the plain softmax, where a server would cut its tail or penalize words unasked: vLLM, SGLang and llama.cpp
 know the first, `transformers serve` the second. One that refuses the fields of one is asked with the next."""
 
-TOO_LONG = ("context length", "context_length", "context size", "context window")
+TOO_LONG = ("context length", "context_length", "context size", "context window", "maximum model length")
 """What servers call a history that does not fit."""
 
 
@@ -175,6 +176,8 @@ class ServedRollouts:
                 if not (refused and any(field in told for field in sampling)):
                     raise self._error(error) from None
                 self.sampling = max(self.sampling, number + 1)
+                if not PLAIN_SAMPLING[self.sampling]:
+                    warnings.warn(f"{self.url} takes no top_k: if it cuts the tail by itself, rollouts are another policy's")
         choice = answer.choices[0] if answer.choices else None
         # Half a surrogate pair, which JSON can spell, is in no UTF-8 file.
         text = ((choice and choice.message.content) or "").encode("utf-8", "replace").decode("utf-8")
