@@ -34,6 +34,9 @@ know the first, `transformers serve` the second. One that refuses the fields of 
 TOO_LONG = ("context length", "context_length", "context size", "context window", "maximum model length")
 """What servers call a history that does not fit."""
 
+NO_ANSWER = (AttributeError, IndexError, TypeError, ValueError)
+"""How the client fails on a page that is no answer at all."""
+
 
 class ServerError(RuntimeError):
     """The server cannot be reached, lacks the model or refuses a request; the message ends with the remedy."""
@@ -167,7 +170,10 @@ class ServedRollouts:
                     model=self.model, messages=messages, temperature=self.temperature, top_p=1.0,
                     max_tokens=self.max_new_tokens, extra_body=sampling, **drawn,
                 )  # fmt: skip
+                said = answer.choices[0].message.content
                 break
+            except NO_ANSWER:
+                raise self._stranger() from None
             except openai.APIError as error:
                 told = _told(error)
                 refused = getattr(error, "status_code", None) in (400, 422)
@@ -178,9 +184,8 @@ class ServedRollouts:
                 self.sampling = max(self.sampling, number + 1)
                 if not PLAIN_SAMPLING[self.sampling]:
                     warnings.warn(f"{self.url} takes no top_k: if it cuts the tail by itself, rollouts are another policy's")
-        choice = answer.choices[0] if answer.choices else None
         # Half a surrogate pair, which JSON can spell, is in no UTF-8 file.
-        text = ((choice and choice.message.content) or "").encode("utf-8", "replace").decode("utf-8")
+        text = (said or "").encode("utf-8", "replace").decode("utf-8")
         tokens = answer.usage.completion_tokens if answer.usage else len(self.chat.content(text)) + 1
         return text, tokens
 
@@ -193,6 +198,8 @@ class ServedRollouts:
             names = []  # transformers serve fails to list where nothing was ever fetched from the hub
         except openai.APIError as error:
             raise self._error(error) from None
+        except NO_ANSWER:
+            raise self._stranger() from None
         if self.model in names:
             return
         try:
@@ -217,6 +224,9 @@ class ServedRollouts:
         else:
             remedy = "correct --served or --model, or start a server that has it"
         return f"the server at {self.url} has no model {self.model!r}, it lists {listed} ({_line(told)}); {remedy}"
+
+    def _stranger(self) -> ServerError:
+        return ServerError(f"what answers at {self.url} does not speak OpenAI's API; give the --url of a server, up to its /v1")
 
     def _error(self, error: openai.APIError) -> ServerError:
         """What went wrong, in one line that ends with the remedy."""

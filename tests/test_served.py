@@ -308,12 +308,14 @@ def test_an_error_of_the_world_is_kept(lab):
 @pytest.mark.parametrize(("error", "remedy"), [
     ((401, "wrong key"), "HTTP 401: wrong key; set OPENAI_API_KEY"),
     ((404, "nothing here"), "HTTP 404: nothing here; give the --url up to its /v1"),
+    ((200, "<html>"), "does not speak OpenAI's API; give the --url"),
+    ((200, '{"hello": 1}'), "does not speak OpenAI's API; give the --url"),
     ((400, "\x1b[31mred\nlines " * 99), r"HTTP 400: \[31mred lines"),
 ])  # fmt: skip
 def test_what_a_server_refuses_is_told_with_the_remedy(lab, error, remedy):
     with Fake(errors=[error]) as server, pytest.raises(ServerError, match=remedy) as told:
         served(lab, server.url).play(starts(lab, 1))
-    assert server.url in str(told.value) and "model 'm'" in str(told.value)
+    assert server.url in str(told.value)
     assert str(told.value).isprintable() and len(str(told.value)) < 500
 
 
