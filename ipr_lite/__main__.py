@@ -18,6 +18,8 @@ examples:
   python -m ipr_lite play --env sql                   play yourself; `hint` asks an expert
   python -m ipr_lite compare --seeds 0-4              methods x seeds -> data/results/shop_effect.csv
   python -m ipr_lite bench --quick                    how fast rollouts are, and how fast they could be
+  python -m ipr_lite explore --backend openai --url http://localhost:8000/v1
+                                                      the episodes of a stage on a server (vLLM and others)
   python -m ipr_lite show data/showcase/demonstrations.jsonl --line 3
                                                       a trajectory as a page
 """
@@ -113,6 +115,10 @@ def parser() -> argparse.ArgumentParser:
     other.add_argument("--limit", type=int, default=300, help="tasks, default: 300")
     other.add_argument("--results", type=Path, help="a results file to add to (default: none)")
     other.add_argument("--threads", type=int)
+    one = commands.add_parser("merge", help="an agent of a run as a checkpoint of its own, for servers")
+    one.add_argument("run", type=Path, help="the run's folder")
+    one.add_argument("--agent", default="ipr", help="base, sft, ipr-1, ...; default: ipr, the one chosen on dev")
+    one.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
     page = commands.add_parser("show", help="a trajectory as a page")
     page.add_argument("file", type=Path, help="a JSON Lines file of trajectories")
     page.add_argument("--line", type=int, default=1, help="which line (from 1)")
@@ -167,7 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     try:
         return COMMANDS[options.command](options)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -344,6 +350,15 @@ def do_transfer(options) -> int:
     return 0
 
 
+def do_merge(options) -> int:
+    from ipr_lite.ipr import Run
+
+    if not (options.run / "config.json").is_file():
+        raise FileNotFoundError(f"{options.run / 'config.json'}: no run there; `python -m ipr_lite run --out {options.run}`")
+    print(f"checkpoint: {Run.opened(options.run).merge(options.agent, options.out)}")
+    return 0
+
+
 def do_show(options) -> int:
     from ipr_lite.trajectory import read_trajectories
     from ipr_lite.viewer import page, trajectory_html
@@ -369,6 +384,7 @@ COMMANDS = {
     "show": do_show,
     "play": do_play,
     "transfer": do_transfer,
+    "merge": do_merge,
 } | {stage: do_stage for stage in STAGES}
 
 if __name__ == "__main__":

@@ -81,8 +81,20 @@ class Config:
     without: str = ""
     """Savings to do without, such as `share,stop`; see SAVINGS. The pairs are the same, the time is not."""
 
+    backend: str = "local"
+    """Who plays the episodes: this process, or "openai", a server that speaks OpenAI's API (`book/serving.md`)."""
+    url: str = "http://localhost:8000/v1"
+    """Of the server."""
+    served: str | None = None
+    """What the server calls a policy, with `{policy}` for base, sft, ipr-1, ...; None: adapters are loaded there by name,
+    from the run's folder (vLLM)."""
+    requests: int | None = None
+    """To the server, at once; None: as many as the scale has episodes in play."""
+
     def check(self) -> None:
         """Raises ValueError for an unknown word in an option."""
+        if self.served and "{policy}" not in self.served:
+            raise ValueError(f"--served {self.served}: write {{policy}} where base, sft, ipr-1, ... shall stand")
         for name, allowed in _WORDS.items():
             check_choice(name, getattr(self, name), allowed)
         self.saves("")
@@ -129,12 +141,14 @@ class Config:
 
 _WORDS = {
     "scorer": ("sft", "current"), "reference": ("sft", "current"),
-    "eto_reference": ("sft", "current"), "sft_on": SFT_ON, "sft_per": SFT_PER,
+    "eto_reference": ("sft", "current"), "sft_on": SFT_ON, "sft_per": SFT_PER, "backend": ("local", "openai"),
 }  # fmt: skip
 MEMORY = ("micro_batch", "gradient_checkpointing", "rollout_batch", "max_length")
 """What turns memory down. A run may go on with other values; the first three change no result but its last bits."""
+WHERE = ("backend", "url", "served", "requests")
+"""Options that say where episodes are played: a run may go on with others."""
 _APART = (
-    "env", "data", "scale", "model", "precision", "seed", "showcase", "dev", "test", "without", *MEMORY[:3],
+    "env", "data", "scale", "model", "precision", "seed", "showcase", "dev", "test", "without", *MEMORY[:3], *WHERE,
 )  # fmt: skip
 _READ = {"int": int, "float": float, "str": str, "bool": {"True": True, "False": False}.__getitem__}
 

@@ -11,6 +11,8 @@ import math
 import random
 import traceback
 from dataclasses import asdict, replace
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -19,7 +21,7 @@ from tqdm.auto import tqdm
 from ipr_lite import envs
 from ipr_lite.artefacts import whole, write_log, write_manifest
 from ipr_lite.chat import Chat
-from ipr_lite.config import MEMORY, Config
+from ipr_lite.config import MEMORY, WHERE, Config
 from ipr_lite.evaluation import by_part, results_table, summarize, write_metrics
 from ipr_lite.jsonl import write_whole
 from ipr_lite.model import (
@@ -30,6 +32,7 @@ from ipr_lite.model import (
     load_base,
     load_tokenizer,
     save_adapter,
+    save_merged,
     scale,
     set_adapter_weights,
 )
@@ -91,7 +94,7 @@ class Run:
             theirs = json.loads(path.read_text(encoding="utf-8"))
             # A run of an earlier version lacks newer options: they stood at their defaults.
             changed = {k for k, v in asdict(config).items() if theirs.get(k, getattr(Config(), k)) != v}
-            if changed and changed <= set(MEMORY):  # the run goes on with other dials of memory
+            if changed and changed <= {*MEMORY, *WHERE}:
                 write_whole(path, mine)
             elif changed:
                 raise ValueError(
@@ -114,26 +117,65 @@ class Run:
     def policy(self):
         """The base with its adapters, loaded when first needed."""
         if self._policy is None:
-            self.tokenizer = load_tokenizer(self.scale.model)
-            self.chat = Chat(self.tokenizer)
             base = load_base(self.scale.model, self.config.precision, self.scale.attention)
             self._policy = add_adapters(base, self.scale, self.config.seed)
             self.fresh = adapter_weights(self._policy)
         return self._policy
 
-    def player(self, weights, temperature: float, agent: str) -> Rollouts:
-        """Rollouts of the base with these adapter weights (None: the base alone)."""
-        return Rollouts(
-            decoder(self.policy, weights),
-            self.chat,
-            temperature=temperature,
-            max_new_tokens=self.scale.max_new_tokens,
-            max_length=self.scale.max_length,
-            batch_size=self.scale.rollout_batch,
-            agent=agent,
-            share=self.config.saves("share"),
-            guess=self.config.saves("guess"),
-        )
+    @cached_property
+    def tokenizer(self):
+        return load_tokenizer(self.scale.model)
+
+    @cached_property
+    def chat(self) -> Chat:
+        return Chat(self.tokenizer)
+
+    def player(self, weights, temperature: float, agent: str, stage: Path | None = None):
+        """Rollouts of the base with these adapter weights (None: the base alone), here or on the server.
+
+        stage: the file that they are for; on a server, finished episodes are kept beside it until it stands.
+        """
+        settings = {
+            "temperature": temperature,
+            "max_new_tokens": self.scale.max_new_tokens,
+            "max_length": self.scale.max_length,
+            "batch_size": self.scale.rollout_batch,
+            "agent": agent,
+        }
+        if self.config.backend == "openai":
+            return self._served(weights, stage, settings)
+        shortcuts = {"share": self.config.saves("share"), "guess": self.config.saves("guess")}
+        return Rollouts(decoder(self.policy, weights), self.chat, **settings, **shortcuts)
+
+    def _served(self, weights: Weights | None, stage: Path | None, settings: dict):
+        """Rollouts on the server; which policy these weights are, the folder tells that they were loaded from."""
+        from ipr_lite.served import ServedRollouts
+
+        c = self.config
+        folder = next((folder for folder, loaded in self._weights.items() if loaded is weights), None)
+        if weights is not None and folder is None:
+            raise ValueError(
+                "these weights lie in no folder of the run, so that no server has them: "
+                "what a baseline trains needs --backend local"
+            )
+        policy = "base" if folder is None else folder.name if folder.name == "sft" else folder.parent.name
+        policy = policy.replace("iteration", "ipr")
+        adapter = None if c.served else folder
+        if c.served:
+            name = c.served.replace("{policy}", policy)
+        elif folder:
+            # The name tells these weights from others that a server may still hold under the same agent.
+            digest = sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()[:8]
+            name = f"{policy}-{digest}"
+        else:
+            name = self.scale.model
+        journal = self._journal(stage) if stage else None
+        settings["batch_size"] = c.requests or settings["batch_size"]
+        return ServedRollouts(c.url, name, self.chat, adapter=adapter, journal=journal, **settings)
+
+    def _journal(self, stage: Path) -> Path:
+        """Where a server's finished episodes stand until the stage's file is whole."""
+        return stage.with_suffix(".journal")
 
     def bar(self, what: str):
         """A progress callback (done, total) that draws a bar with the time left."""
@@ -211,7 +253,7 @@ class Run:
         if not path.exists():
             experts = self.demonstrations()
             temperature = self.config.explore_temperature
-            player = self.player(self.iterate(iteration - 1), temperature, f"ipr-{iteration - 1}")
+            player = self.player(self.iterate(iteration - 1), temperature, f"ipr-{iteration - 1}", path)
             seed = stable_seed(self.config.seed, iteration)
             whole = not self.config.saves("stop")
             found = explore(experts, self.states(experts), player, seed, self.bar("explore"), whole)
@@ -219,6 +261,7 @@ class Run:
                 exploration.trajectory.extra["start_step"] = exploration.start
             self._count(f"iteration-{iteration}/explore", player)
             write_trajectories(path, [e.trajectory for e in found])
+            self._journal(path).unlink(missing_ok=True)
         return [Exploration(t.extra["start_step"], t) for t in read_trajectories(path)]
 
     def step_rewards(self, iteration: int) -> list[StepReward]:
@@ -252,6 +295,7 @@ class Run:
             shown = [known[_key(s)] for s in showcase]
             write_step_rewards(self.folder / "expert_step_rewards.jsonl", shown)
             write_step_rewards(path, rewards)
+            self._journal(path).unlink(missing_ok=True)
         return read_step_rewards(path)
 
     def _judge(self, steps: list[ScoredStep], iteration: int) -> list[StepReward]:
@@ -259,7 +303,7 @@ class Run:
         if self.config.step_reward != "mc":
             return predicted_step_rewards(self._reward_model_run(), steps)
         weights = self.sft() if self.config.scorer == "sft" else self.iterate(iteration - 1)
-        scorer = self.player(weights, 1.0, "scorer")
+        scorer = self.player(weights, 1.0, "scorer", self.file(iteration, "step_rewards.jsonl"))
         found = monte_carlo(steps, scorer, self.config.samples, self.config.seed, self.bar("score"))
         self._count(f"iteration-{iteration}/score", scorer)
         return found
@@ -324,14 +368,15 @@ class Run:
         if not path.exists():
             tasks = envs.tasks(self.config.env, split, self.config.data)
             tasks = tasks[: getattr(self.config, split)]
-            played = self.play(tasks, weights, agent) if weights else self.perform(agent, tasks)
+            played = self.play(tasks, weights, agent, path) if weights else self.perform(agent, tasks, path)
             write_trajectories(path, played)
+            self._journal(path).unlink(missing_ok=True)
         return read_trajectories(path)
 
-    def perform(self, agent: str, tasks: list[Task]) -> list[Trajectory]:
+    def perform(self, agent: str, tasks: list[Task], stage: Path | None = None) -> list[Trajectory]:
         """Greedy episodes of an agent on these tasks of `self.env`; `expert` is the careful person."""
         if agent != "expert":
-            return self.play(tasks, None if agent == "base" else self.iterate(_number(agent)), agent)
+            return self.play(tasks, None if agent == "base" else self.iterate(_number(agent)), agent, stage)
         experts = envs.experts(self.env.name)
         played = experts.demonstrations(tasks, self.env, experts.CAREFUL, 0, keep=-math.inf)
         for trajectory in played:
@@ -422,9 +467,11 @@ class Run:
         )
         return adapter_weights(self.policy), log
 
-    def play(self, tasks: list[Task], weights: Weights | None, agent: str) -> list[Trajectory]:
+    def play(
+        self, tasks: list[Task], weights: Weights | None, agent: str, stage: Path | None = None
+    ) -> list[Trajectory]:
         """Greedy episodes from the start of each task."""
-        player = self.player(weights, 0.0, agent)
+        player = self.player(weights, 0.0, agent, stage)
         return player.play([self.start(task, 0) for task in tasks], self.bar(f"evaluate {agent}"))
 
     def start(self, task: Task, seed: int) -> Episode:
@@ -438,9 +485,22 @@ class Run:
         set_adapter_weights(self.policy, weights, "default")
         whole(folder, lambda aside: save_adapter(self.policy, aside))
 
+    def merge(self, agent: str, out: Path) -> Path:
+        """Write an agent (`base`, `sft`, `ipr-K`, or `ipr`, the one chosen on dev) as a checkpoint of its own.
+
+        Raises FileNotFoundError where the run has no such agent, FileExistsError where `out` is there.
+        """
+        agent = self.select() if agent == "ipr" and (self.folder / "selected.json").exists() else agent
+        folder = self.folder / "sft" if agent == "sft" else self.file(agent.removeprefix("ipr-"), "adapter")
+        if agent != "base" and not folder.exists():
+            raise FileNotFoundError(f"{folder}: the run has no agent {agent!r} there; choose base, sft, ipr-1, ...")
+        if out.exists():
+            raise FileExistsError(f"{out} is there already; give another --out, or remove it")
+        weights = None if agent == "base" else self.load(folder)
+        return whole(out, lambda aside: save_merged(self.policy, weights, self.tokenizer, aside))
+
     def load(self, folder: Path) -> Weights:
         if folder not in self._weights:
-            self.policy
             self._weights[folder] = load_adapter_weights(folder)
         return self._weights[folder]
 

@@ -19,7 +19,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
 TINY_BASE = Path(__file__).resolve().parent.parent / "data" / "tiny-base"
@@ -229,6 +229,21 @@ def merged(policy: PeftModel, weights: dict[str, torch.Tensor] | None):
                 for key, parameter in module.named_parameters(recurse=False):
                     getattr(mine, key).copy_(parameter)
     return copy.eval().requires_grad_(False)
+
+
+def save_merged(policy: PeftModel, weights: dict[str, torch.Tensor] | None, tokenizer, folder: Path) -> None:
+    """Write `merged` with its tokenizer and chat template, as servers and `from_pretrained` read it.
+
+    Its generation_config.json says what rollouts here do: the plain softmax, no tail cut off. Float32: four bytes a weight.
+    """
+    copy = merged(policy, weights)
+    copy.config.use_cache = True
+    copy.generation_config = GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    copy.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
 
 
 def decoder(policy: PeftModel, weights: dict[str, torch.Tensor] | None):
