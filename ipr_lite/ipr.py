@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ipr_lite import envs
 from ipr_lite.artefacts import whole, write_log, write_manifest
+from ipr_lite.branches import check_attention
 from ipr_lite.chat import Chat
 from ipr_lite.config import Config
 from ipr_lite.evaluation import by_part, results_table, summarize, write_metrics
@@ -115,6 +116,7 @@ class Run:
             self.tokenizer = load_tokenizer(self.scale.model)
             self.chat = Chat(self.tokenizer)
             base = load_base(self.scale.model, self.config.precision)
+            check_attention(base, self.scale.max_length)  # now, not after hours of cloning
             self._policy = add_adapters(base, self.scale, self.config.seed)
             self.fresh = adapter_weights(self._policy)
         return self._policy

@@ -19,9 +19,11 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils.logging import disable_progress_bar
 
+MERGED_BELOW = 50_000_000
+"""Parameters up to which rollouts run on a merged float copy of the model; larger ones are in memory once."""
 TINY_BASE = Path(__file__).resolve().parent.parent / "data" / "tiny-base"
 
 
@@ -93,7 +95,10 @@ def load_base(model: str, precision: str = "nf4"):
             "`save_pretrained` wrote or a hub name with --model"
         )
     device, dtype, _ = pick_device()
-    options = {"dtype": dtype, "attn_implementation": "sdpa", "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
+    # torch's own attention cannot cap scores (Gemma 2).
+    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+    options = {"dtype": dtype, "attn_implementation": attention, "trust_remote_code": False}
     if precision == "nf4":
         warnings.filterwarnings("ignore", module="bitsandbytes")
         options["quantization_config"] = BitsAndBytesConfig(
@@ -196,7 +201,7 @@ def merged(policy: PeftModel, weights: dict[str, torch.Tensor] | None):
     config = type(base.config).from_dict(
         {k: v for k, v in base.config.to_dict().items() if k != "quantization_config"}
     )
-    copy = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").float()
+    copy = AutoModelForCausalLM.from_config(config, attn_implementation=base.config._attn_implementation).float()
     # The caches of rotary embeddings and tied heads are the copy's own; weights come from below.
     target = dict(copy.named_modules())
     with torch.no_grad():
@@ -225,11 +230,11 @@ def merged(policy: PeftModel, weights: dict[str, torch.Tensor] | None):
 
 def decoder(policy: PeftModel, weights: dict[str, torch.Tensor] | None):
     """The model that rollouts of this policy run on: a merged copy of a tiny model, else the
-    policy itself with the weights in its adapter "explorer" (None: adapters are switched off)."""
-    if sum(p.numel() for p in policy.get_base_model().parameters()) < 50_000_000:
+    policy itself with the weights in its adapter "explorer" (None: zeros, which add nothing)."""
+    if sum(p.numel() for p in policy.get_base_model().parameters()) < MERGED_BELOW:
         return merged(policy, weights)
     if weights is None:
-        raise ValueError("rollouts of the bare base are for tiny models")
+        weights = {key: torch.zeros_like(value) for key, value in adapter_weights(policy).items()}
     set_adapter_weights(policy, weights, "explorer")
     policy.set_adapter("explorer")
     return policy
