@@ -51,3 +51,12 @@ def tokenizer_of(family: str, texts: list[str]) -> PreTrainedTokenizerFast:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **named)
     fast.chat_template = template(family)
     return fast
+
+
+def dressed(tokenizer: PreTrainedTokenizerFast, family: str) -> PreTrainedTokenizerFast:
+    """Any tokenizer with a family's special tokens and chat template."""
+    special, named = MARKUP[family]
+    tokenizer.add_special_tokens({"extra_special_tokens": list(special)})
+    tokenizer.add_special_tokens(named)
+    tokenizer.chat_template = template(family)
+    return tokenizer
