@@ -258,7 +258,7 @@ def _branches(module, query, key, value, attention_mask, scaling=None, sliding_w
     """What transformers calls for attention "branches": keys and values are the cache's layer."""
     strange = [name for name, value in unused.items() if isinstance(value, torch.Tensor) and name != "position_ids"]
     if strange or not getattr(module, "is_causal", True):
-        raise _unknown(module.config, f"attention with {', '.join(strange) or 'sight of what comes after'}")
+        raise unknown_attention(module.config, f"attention with {', '.join(strange) or 'sight of what comes after'}")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return key.attend(query[0], scaling, sliding_window, softcap).transpose(0, 1)[None].contiguous(), None
 
@@ -266,7 +266,8 @@ def _branches(module, query, key, value, attention_mask, scaling=None, sliding_w
 AttentionInterface.register("branches", _branches)
 
 
-def _unknown(config, what: str) -> NotImplementedError:
+def unknown_attention(config, what: str) -> NotImplementedError:
+    """The error that refuses a model."""
     return NotImplementedError(
         f"rollouts do not know {what}, which models of type {config.model_type!r} have; take one with full or "
         "sliding-window attention in all layers, such as Llama, Qwen2, Qwen3, Gemma 2, Gemma 3 (text) or Phi-3"
@@ -278,16 +279,16 @@ def check_attention(causal, max_length: int):
     config = causal.config.get_text_config()
     strange = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     if strange:
-        raise _unknown(config, f"layers of type {', '.join(sorted(strange))}")
+        raise unknown_attention(config, f"layers of type {', '.join(sorted(strange))}")
     if not causal._supports_attention_backend:
-        raise _unknown(config, "attention of a model's own making")
+        raise unknown_attention(config, "attention of a model's own making")
     rope = getattr(config, "rope_parameters", None) or {}
     for parameters in [rope] if "rope_type" in rope else rope.values():
         kind = parameters["rope_type"]
         limit = parameters.get("original_max_position_embeddings") or config.max_position_embeddings
         if kind in ("longrope", "dynamic") and max_length > limit:
             # One long row would turn all others of its pass.
-            raise _unknown(config, f"{kind!r} positions beyond {limit} tokens (an episode may have {max_length})")
+            raise unknown_attention(config, f"{kind!r} positions beyond {limit} tokens (an episode may have {max_length})")
 
 
 class Forest:
@@ -360,15 +361,20 @@ class Forest:
         self.passes += 1
         for layer in self.cache.layers:
             layer.new = None
-        logits = self.causal(
-            input_ids=torch.tensor([tokens], device=self.device),
-            position_ids=positions[None],
-            # Who sees what is the cache's business; a mask of four dimensions keeps transformers from making its own.
-            attention_mask=torch.zeros(1, 1, 1, 1, device=self.device),
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=torch.tensor(wanted, device=self.device),
-        ).logits[0].float()
+        try:
+            logits = self.causal(
+                input_ids=torch.tensor([tokens], device=self.device),
+                position_ids=positions[None],
+                # Who sees what is the cache's business; a mask of four dimensions keeps transformers from making its own.
+                attention_mask=torch.zeros(1, 1, 1, 1, device=self.device),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=torch.tensor(wanted, device=self.device),
+            ).logits[0].float()
+        except AttributeError as error:
+            if isinstance(error.obj, _Layer):
+                raise unknown_attention(self.causal.config, "a use of cached keys other than attention") from error
+            raise
         if any(layer.new is None for layer in self.cache.layers):
-            raise _unknown(self.causal.config, "layers without keys and values of their own")
+            raise unknown_attention(self.causal.config, "layers without keys and values of their own")
         return logits

@@ -22,6 +22,8 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils.logging import disable_progress_bar
 
+from ipr_lite.branches import unknown_attention
+
 MERGED_BELOW = 50_000_000
 """Parameters up to which rollouts run on a merged float copy of the model; larger ones are in memory once."""
 TINY_BASE = Path(__file__).resolve().parent.parent / "data" / "tiny-base"
@@ -84,7 +86,8 @@ def load_tokenizer(model: str):
 def load_base(model: str, precision: str = "nf4"):
     """The frozen base: `precision` "nf4" (bitsandbytes, double quantization) or "full".
 
-    Raises ValueError for another precision, FileNotFoundError for a folder without a model.
+    Raises ValueError for another precision, FileNotFoundError for a folder without a model, NotImplementedError for a
+    model whose attention neither rollouts nor torch's own know.
     """
     if precision not in ("nf4", "full"):
         raise ValueError(f"unknown precision {precision!r}; choose nf4 or full")
@@ -110,7 +113,12 @@ def load_base(model: str, precision: str = "nf4"):
         options["device_map"] = {"": device}
     if folder.exists():
         disable_progress_bar()  # a local model loads at once; bars would only clutter notebooks
-    base = AutoModelForCausalLM.from_pretrained(model, **options)
+    try:
+        base = AutoModelForCausalLM.from_pretrained(model, **options)
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        raise unknown_attention(config, "attention that torch's own cannot compute") from error
     if precision == "full":
         base = base.to(device)
     for module in base.modules():

@@ -12,6 +12,7 @@ from families import dressed
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ipr_lite import model as models
+from ipr_lite import ppo
 from ipr_lite.branches import Branch, Forest, Trunk, check_attention
 from ipr_lite.config import Config
 from ipr_lite.ipr import Run
@@ -134,6 +135,8 @@ def test_training_reads_what_the_model_itself_says(finished):
         assert len(ids) > 4 * WINDOW
         with torch.no_grad():
             logps = causal(input_ids=ids[None]).logits[0, :-1].log_softmax(-1).gather(-1, ids[1:, None])[:, 0]
+            experience = ppo._experience(run, trajectory, [1.0] * trajectory.steps)
+            torch.testing.assert_close(ppo._read(policy, experience)[0], logps[mask], atol=1e-4, rtol=1e-4)
         total, tokens = total - logps[mask].sum().item(), tokens + mask.sum().item()
     first = next(csv.DictReader((run.folder / "sft_log.csv").open()))
     assert float(first["loss"]) == pytest.approx(total / tokens, rel=1e-4)
@@ -206,6 +209,14 @@ REFUSED = {
     "lfm2": ({"layer_types": ["conv", "full_attention"]}, "layers of type conv"),
     "gpt_oss": ({"num_local_experts": 2, "num_experts_per_tok": 1}, "attention with s_aux"),
     "bloom": ({"n_head": 2, "n_layer": 2}, "attention of a model's own making"),
+    "deepseek_v3": (
+        {
+            "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8,
+            "n_routed_experts": 2, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 1, "num_key_value_heads": 2,
+            "head_dim": 4,
+        },
+        "a use of cached keys other than attention",
+    ),
     "phi3": (
         {"pad_token_id": 0, "original_max_position_embeddings": 16, "rope_parameters": {
             "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
@@ -229,3 +240,11 @@ def test_attention_that_rollouts_do_not_know_is_refused(kind):
         check_attention(causal, 32)
         with torch.inference_mode(), Forest(causal.eval()) as forest:
             forest.read_trunk(Trunk([1, 2, 3]))
+
+
+def test_a_model_that_torchs_attention_cannot_compute_is_refused(tmp_path):
+    config = AutoConfig.for_model("gpt_oss", **PLAIN | REFUSED["gpt_oss"][0])
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    message = f"attention that torch's own cannot compute, which models of type 'gpt_oss' have{REMEDY}"
+    with pytest.raises(NotImplementedError, match=re.escape(message)):
+        load_base(str(tmp_path))
