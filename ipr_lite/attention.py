@@ -11,7 +11,11 @@ import torch
 
 
 def attend_plainly(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
     cap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of queries (rows, heads, q, size) to keys and values (rows, heads, k, size), and the log of the sum of
@@ -31,7 +35,11 @@ def attend_plainly(
 
 
 def attend(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
     cap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The same; on a CPU and without a cap by torch's fused attention, whose public face keeps the sums to itself."""

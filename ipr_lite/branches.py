@@ -283,12 +283,16 @@ def check_attention(causal, max_length: int):
     if not causal._supports_attention_backend:
         raise unknown_attention(config, "attention of a model's own making")
     rope = getattr(config, "rope_parameters", None) or {}
-    for parameters in [rope] if "rope_type" in rope else rope.values():
-        kind = parameters["rope_type"]
+    # Gemma 3 has them by the kind of layer.
+    for parameters in (rope, *rope.values()):
+        kind = parameters.get("rope_type") if isinstance(parameters, dict) else None
+        if kind not in ("longrope", "dynamic"):
+            continue
         limit = parameters.get("original_max_position_embeddings") or config.max_position_embeddings
-        if kind in ("longrope", "dynamic") and max_length > limit:
+        if max_length > limit:
             # One long row would turn all others of its pass.
-            raise unknown_attention(config, f"{kind!r} positions beyond {limit} tokens (an episode may have {max_length})")
+            what = f"{kind!r} positions beyond {limit} tokens (an episode may have {max_length})"
+            raise unknown_attention(config, what)
 
 
 class Forest:
@@ -365,7 +369,7 @@ class Forest:
             logits = self.causal(
                 input_ids=torch.tensor([tokens], device=self.device),
                 position_ids=positions[None],
-                # Who sees what is the cache's business; a mask of four dimensions keeps transformers from making its own.
+                # Who sees what is the cache's business; a mask of four dimensions keeps transformers from making one.
                 attention_mask=torch.zeros(1, 1, 1, 1, device=self.device),
                 past_key_values=self.cache,
                 use_cache=True,

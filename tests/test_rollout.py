@@ -154,7 +154,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_family_of_models_equals_generate(family, chat):
-    """Grouped heads, normed queries, sliding windows, capped scores, scaled logits: whatever a model's attention adds."""
+    """Grouped heads, normed queries, sliding windows, capped scores, scaled logits: whatever a model adds."""
     torch.manual_seed(5)
     config = AutoConfig.for_model(
         family, vocab_size=len(chat.tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
