@@ -11,14 +11,22 @@ import torch
 
 
 def attend_plainly(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    cap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of queries (rows, heads, q, size) to keys and values (rows, heads, k, size), and the log of the sum of
     the exponentials of their scores, (rows, heads, q), in float32.
 
     mask: -inf where a query must not see a key, else 0, (rows, 1, q, k). Who sees none gets 0 and -inf.
+    cap: scores are bent to stay between -cap and cap (Gemma 2).
     """
     scores = (query @ keys.mT).float() * scale
+    if cap is not None:
+        scores = (scores / cap).tanh() * cap
     if mask is not None:
         scores = scores + mask
     total = scores.logsumexp(-1)
@@ -27,11 +35,16 @@ def attend_plainly(
 
 
 def attend(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    cap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same; on a CPU by torch's fused attention, whose public face keeps the sums to itself."""
-    if query.device.type != "cpu":
-        return attend_plainly(query, keys, values, mask, scale)
+    """The same; on a CPU and without a cap by torch's fused attention, whose public face keeps the sums to itself."""
+    if query.device.type != "cpu" or cap is not None:
+        return attend_plainly(query, keys, values, mask, scale, cap)
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     found, total = fused(query, keys, values, attn_mask=mask, scale=scale)
     if mask is not None:

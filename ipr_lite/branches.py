@@ -16,7 +16,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from ipr_lite.attention import attend, join
+from ipr_lite.attention import attend, attend_plainly, join
 
 SHORTEST = 128
 """Tokens that the smallest place for a branch has room for."""
@@ -133,21 +133,26 @@ class _Layer(CacheLayerMixin):
                 mine[slots, :, positions] = new[:, tokens].transpose(0, 1)
         return self, self
 
-    def attend(self, query: torch.Tensor, scale: float, window: int | None) -> torch.Tensor:
+    def attend(self, query: torch.Tensor, scale: float, window: int | None, cap: float | None) -> torch.Tensor:
         """Attention of queries (heads, tokens, size), each to what its row holds; (heads, tokens, size)."""
         cache, kv = self.cache, len(self.new[0])
-        if cache.trunk:
+        if cache.trunk and cap is None:
             return self._trunk(query, scale, window)
         heads, tokens, size = query.shape
         m = heads // kv
         # Heads that share keys are as good as more queries: (kv heads, tokens, m, size).
         query = query.reshape(kv, m, tokens, size).transpose(1, 2)
+        if cache.trunk:
+            mask = _Part(torch.arange(tokens, device=query.device)[None], tokens, False).mask(window, query, m)
+            keys, values = self.new
+            found, _ = attend_plainly(query.flatten(1, 2)[None], keys[None], values[None], mask, scale, cap)
+            return found[0].unflatten(1, (tokens, m)).transpose(1, 2).reshape(heads, tokens, size)
         shown, own = torch.zeros_like(query), torch.empty_like(query)
         shown_total, own_total = query.new_full(query.shape[:3], -torch.inf), query.new_empty(query.shape[:3])
 
         def see(part: _Part, place: slice, keys: torch.Tensor, values: torch.Tensor, found, total):
             mask = part.mask(window, query, m)
-            one, sums = attend(query[:, place].flatten(1, 2)[None], keys[None], values[None], mask, scale)
+            one, sums = attend(query[:, place].flatten(1, 2)[None], keys[None], values[None], mask, scale, cap)
             found[:, place], total[:, place] = one[0].unflatten(1, (-1, m)), sums[0].unflatten(1, (-1, m))
 
         for part, place, trunk in cache.views:
@@ -160,7 +165,7 @@ class _Layer(CacheLayerMixin):
             slots, t = part.at.shape
             keys, values = (x[:slots, :, : part.keys] for x in store.layers[self.number])
             spread = query[:, fill].unflatten(1, (slots, t)).transpose(0, 1).flatten(2, 3)
-            one, sums = attend(spread, keys, values, part.mask(window, query, m), scale)
+            one, sums = attend(spread, keys, values, part.mask(window, query, m), scale, cap)
             one, sums = (x.unflatten(2, (t, m)).transpose(0, 1).flatten(1, 2)[:, spots] for x in (one, sums))
             own[:, tokens_of], own_total[:, tokens_of] = one, sums
         found = join(shown, shown_total, own, own_total) if cache.views else own
@@ -251,13 +256,43 @@ class BranchedCache(Cache):
 
 def _branches(module, query, key, value, attention_mask, scaling=None, sliding_window=None, softcap=None, **unused):
     """What transformers calls for attention "branches": keys and values are the cache's layer."""
-    if softcap is not None:
-        raise NotImplementedError("rollouts do not know attention with capped scores (Gemma 2); take another model")
+    strange = [name for name, value in unused.items() if isinstance(value, torch.Tensor) and name != "position_ids"]
+    if strange or not getattr(module, "is_causal", True):
+        raise unknown_attention(module.config, f"attention with {', '.join(strange) or 'sight of what comes after'}")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return key.attend(query[0], scaling, sliding_window).transpose(0, 1)[None].contiguous(), None
+    return key.attend(query[0], scaling, sliding_window, softcap).transpose(0, 1)[None].contiguous(), None
 
 
 AttentionInterface.register("branches", _branches)
+
+
+def unknown_attention(config, what: str) -> NotImplementedError:
+    """The error that refuses a model."""
+    return NotImplementedError(
+        f"rollouts do not know {what}, which models of type {config.model_type!r} have; take one with full or "
+        "sliding-window attention in all layers, such as Llama, Qwen2, Qwen3, Gemma 2, Gemma 3 (text) or Phi-3"
+    )
+
+
+def check_attention(causal, max_length: int):
+    """Raises NotImplementedError for a model whose attention rollouts would get wrong, as far as its config tells."""
+    config = causal.config.get_text_config()
+    strange = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if strange:
+        raise unknown_attention(config, f"layers of type {', '.join(sorted(strange))}")
+    if not causal._supports_attention_backend:
+        raise unknown_attention(config, "attention of a model's own making")
+    rope = getattr(config, "rope_parameters", None) or {}
+    # Gemma 3 has them by the kind of layer.
+    for parameters in (rope, *rope.values()):
+        kind = parameters.get("rope_type") if isinstance(parameters, dict) else None
+        if kind not in ("longrope", "dynamic"):
+            continue
+        limit = parameters.get("original_max_position_embeddings") or config.max_position_embeddings
+        if max_length > limit:
+            # One long row would turn all others of its pass.
+            what = f"{kind!r} positions beyond {limit} tokens (an episode may have {max_length})"
+            raise unknown_attention(config, what)
 
 
 class Forest:
@@ -328,12 +363,22 @@ class Forest:
         """Logits after the tokens at places `wanted`, (wanted, vocab); `positions` are those in their conversations."""
         self.tokens_read += len(tokens)
         self.passes += 1
-        return self.causal(
-            input_ids=torch.tensor([tokens], device=self.device),
-            position_ids=positions[None],
-            # Who sees what is the cache's business; a mask of four dimensions keeps transformers from making its own.
-            attention_mask=torch.zeros(1, 1, 1, 1, device=self.device),
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=torch.tensor(wanted, device=self.device),
-        ).logits[0].float()
+        for layer in self.cache.layers:
+            layer.new = None
+        try:
+            logits = self.causal(
+                input_ids=torch.tensor([tokens], device=self.device),
+                position_ids=positions[None],
+                # Who sees what is the cache's business; a mask of four dimensions keeps transformers from making one.
+                attention_mask=torch.zeros(1, 1, 1, 1, device=self.device),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=torch.tensor(wanted, device=self.device),
+            ).logits[0].float()
+        except AttributeError as error:
+            if isinstance(error.obj, _Layer):
+                raise unknown_attention(self.causal.config, "a use of cached keys other than attention") from error
+            raise
+        if any(layer.new is None for layer in self.cache.layers):
+            raise unknown_attention(self.causal.config, "layers without keys and values of their own")
+        return logits

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from ipr_lite import envs
 from ipr_lite.artefacts import whole, write_log, write_manifest
+from ipr_lite.branches import check_attention
 from ipr_lite.chat import Chat
 from ipr_lite.config import MEMORY, WHERE, Config
 from ipr_lite.evaluation import by_part, results_table, summarize, write_metrics
@@ -117,7 +118,9 @@ class Run:
     def policy(self):
         """The base with its adapters, loaded when first needed."""
         if self._policy is None:
+            self.chat  # a template that is refused is refused before the model is loaded
             base = load_base(self.scale.model, self.config.precision, self.scale.attention)
+            check_attention(base, self.scale.max_length)  # now, not after hours of cloning
             self._policy = add_adapters(base, self.scale, self.config.seed)
             self.fresh = adapter_weights(self._policy)
         return self._policy

@@ -19,9 +19,13 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
+from ipr_lite.branches import unknown_attention
+
+MERGED_BELOW = 50_000_000
+"""Parameters up to which rollouts run on a merged float copy of the model; larger ones are in memory once."""
 TINY_BASE = Path(__file__).resolve().parent.parent / "data" / "tiny-base"
 
 
@@ -90,7 +94,8 @@ def load_tokenizer(model: str):
 def load_base(model: str, precision: str = "nf4", attention: str = "sdpa"):
     """The frozen base: `precision` "nf4" (bitsandbytes, double quantization) or "full".
 
-    Raises ValueError for another precision, FileNotFoundError for a folder without a model.
+    Raises ValueError for another precision, FileNotFoundError for a folder without a model, NotImplementedError for a
+    model whose attention neither rollouts nor torch's own know.
     """
     if precision not in ("nf4", "full"):
         raise ValueError(f"unknown precision {precision!r}; choose nf4 or full")
@@ -101,6 +106,9 @@ def load_base(model: str, precision: str = "nf4", attention: str = "sdpa"):
             "`save_pretrained` wrote or a hub name with --model"
         )
     device, dtype, _ = pick_device()
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
+    if getattr(config, "attn_logit_softcapping", None):
+        attention = "eager"  # torch's own attention cannot cap scores (Gemma 2)
     options = {"dtype": dtype, "attn_implementation": attention, "trust_remote_code": False}
     if precision == "nf4":
         warnings.filterwarnings("ignore", module="bitsandbytes")
@@ -113,7 +121,12 @@ def load_base(model: str, precision: str = "nf4", attention: str = "sdpa"):
         options["device_map"] = {"": device}
     if folder.exists():
         disable_progress_bar()  # a local model loads at once; bars would only clutter notebooks
-    base = AutoModelForCausalLM.from_pretrained(model, **options)
+    try:
+        base = AutoModelForCausalLM.from_pretrained(model, **options)
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        raise unknown_attention(config, "attention that torch's own cannot compute") from error
     if precision == "full":
         base = base.to(device)
     for module in base.modules():
@@ -204,7 +217,7 @@ def merged(policy: PeftModel, weights: dict[str, torch.Tensor] | None):
     config = type(base.config).from_dict(
         {k: v for k, v in base.config.to_dict().items() if k != "quantization_config"}
     )
-    copy = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").float()
+    copy = AutoModelForCausalLM.from_config(config, attn_implementation=base.config._attn_implementation).float()
     # The caches of rotary embeddings and tied heads are the copy's own; weights come from below.
     target = dict(copy.named_modules())
     with torch.no_grad():
@@ -248,11 +261,11 @@ def save_merged(policy: PeftModel, weights: dict[str, torch.Tensor] | None, toke
 
 def decoder(policy: PeftModel, weights: dict[str, torch.Tensor] | None):
     """The model that rollouts of this policy run on: a merged copy of a tiny model, else the
-    policy itself with the weights in its adapter "explorer" (None: adapters are switched off)."""
-    if sum(p.numel() for p in policy.get_base_model().parameters()) < 50_000_000:
+    policy itself with the weights in its adapter "explorer" (None: zeros, which add nothing)."""
+    if sum(p.numel() for p in policy.get_base_model().parameters()) < MERGED_BELOW:
         return merged(policy, weights)
     if weights is None:
-        raise ValueError("rollouts of the bare base are for tiny models")
+        weights = {key: torch.zeros_like(value) for key, value in adapter_weights(policy).items()}
     set_adapter_weights(policy, weights, "explorer")
     policy.set_adapter("explorer")
     return policy

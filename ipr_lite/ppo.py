@@ -184,9 +184,10 @@ def _read(policy, episode: Experience) -> tuple[Tensor, Tensor]:
     """Log-probabilities (tokens,) of what the agent wrote; the hidden states (decisions, width) it decided in."""
     base = policy.get_base_model()
     ids = torch.tensor([episode.input_ids], device=base.device)
-    hidden = base.model(input_ids=ids, use_cache=False).last_hidden_state[0]
     places = torch.tensor([i for i, d in enumerate(episode.decision) if d >= 0])
-    logits = base.lm_head(hidden[places - 1]).float()  # position i - 1 predicts token i
+    # Position i - 1 predicts token i. The model's own forward knows what its logits go through (Gemma 2 caps them).
+    read = base(input_ids=ids, use_cache=False, logits_to_keep=places - 1, output_hidden_states=True)
+    hidden, logits = read.hidden_states[-1][0], read.logits[0].float()
     logps = F.log_softmax(logits, -1).gather(-1, ids[0, places, None])[:, 0]
     first = [i for i, d in enumerate(episode.decision) if d >= 0 and episode.decision[i - 1] != d]
     return logps, hidden[torch.tensor(first) - 1].detach().float()

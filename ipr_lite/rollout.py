@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ipr_lite.branches import Branch, Forest, Trunk
+from ipr_lite.branches import Branch, Forest, Trunk, check_attention
 from ipr_lite.chat import Chat
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.guesses import Guesses, agreed
@@ -142,6 +142,7 @@ class Rollouts:
     off, a pass reads no token that is not certain. Both change the time alone (and, as a batch does, the last bits of
     float32: a draw on the very border of two tokens may fall on the other side).
 
+    Raises NotImplementedError for a model whose attention is not that of `branches.py`.
     Counts what it did: `actions_taken` and `tokens_written` by the episodes, `tokens_read` by the model in `passes`.
     """
 
@@ -162,6 +163,8 @@ class Rollouts:
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
         self.max_length, self.batch_size = max_length, batch_size
         self.share, self.guess = share, guess
+        self.causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+        check_attention(self.causal, max_length)
         self.actions_taken = self.tokens_written = self.tokens_read = self.passes = 0
 
     @torch.inference_mode()
@@ -181,8 +184,7 @@ class Rollouts:
         self.turns: dict[object, tuple[_Row, int, int]] = {}
         self.guesses = Guesses()
         waiting = self._waiting(episodes)
-        causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        with Forest(causal) as self.forest:
+        with Forest(self.causal) as self.forest:
             while waiting or self.rows:
                 self._admit(waiting)
                 self._advance()

@@ -147,23 +147,25 @@ FAMILIES = {
     "mistral": {"sliding_window": 24},
     "phi3": {"pad_token_id": 0},
     "gemma3_text": {"sliding_window": 24, "head_dim": 16, "layer_types": ["sliding_attention", "full_attention"]},
+    "gemma2": {"sliding_window": 24, "head_dim": 16, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0},
     "granite": {"logits_scaling": 0.2},
 }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_family_of_models_equals_generate(family, chat):
-    """Grouped heads, normed queries, sliding windows, scaled logits: whatever a model's attention adds."""
+    """Grouped heads, normed queries, sliding windows, capped scores, scaled logits: whatever a model adds."""
     torch.manual_seed(5)
     config = AutoConfig.for_model(
         family, vocab_size=len(chat.tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, initializer_range=0.3,
         tie_word_embeddings=False, **FAMILIES[family],
     )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    attention = "eager" if family == "gemma2" else "sdpa"
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     played = player(model, chat).play(episodes(7))
     assert [t.messages for t in played] == [t.messages for t in plainly(model, chat, episodes(7))]
-    assert model.config._attn_implementation == "sdpa"
+    assert model.config._attn_implementation == attention
 
 
 def test_attention_written_plainly_plays_the_same(model, chat, monkeypatch):
@@ -172,15 +174,6 @@ def test_attention_written_plainly_plays_the_same(model, chat, monkeypatch):
     played = player(model, chat).play(episodes(9, samples=2))
     monkeypatch.undo()
     assert [t.messages for t in played] == [t.messages for t in player(model, chat).play(episodes(9, samples=2))]
-
-
-def test_a_model_that_caps_its_scores_is_refused(chat):
-    config = AutoConfig.for_model(
-        "gemma2", vocab_size=len(chat.tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-    )  # fmt: skip
-    with pytest.raises(NotImplementedError, match="capped scores"):
-        player(AutoModelForCausalLM.from_config(config), chat).play(episodes(2))
 
 
 @pytest.mark.parametrize("off", [{"share": False}, {"guess": False}, {"share": False, "guess": False}], ids=str)
