@@ -353,8 +353,6 @@ def do_transfer(options) -> int:
 def do_merge(options) -> int:
     from ipr_lite.ipr import Run
 
-    if not (options.run / "config.json").is_file():
-        raise FileNotFoundError(f"{options.run / 'config.json'}: no run there; `python -m ipr_lite run --out {options.run}`")
     print(f"checkpoint: {Run.opened(options.run).merge(options.agent, options.out)}")
     return 0
 

@@ -10,6 +10,15 @@ from collections.abc import Iterator, Sequence
 POOL = 8
 
 
+def parts_of(batch_size: int, most: int | None) -> int:
+    """How many of a batch are worked off at once: `most`, or the largest divisor up to 4. Raises ValueError for a number
+    that does not divide the batch."""
+    size = min(most or max(n for n in (1, 2, 3, 4) if batch_size % n == 0), batch_size)
+    if batch_size % size:
+        raise ValueError(f"micro_batch_size {size} must divide the batch of {batch_size}")
+    return size
+
+
 def plan_batches(lengths: Sequence[int], is_outcome: Sequence[bool], batch_size: int, updates: int,
                  seed: int) -> tuple[list[list[int]], dict[bool, float]]:
     """Which examples each update sees, and how many of its kind each one stands for.

@@ -24,6 +24,14 @@ FEW = 17
 """Rows of a pass with up to so many new tokens are computed together, longer ones each by itself."""
 
 
+def capacity_for(length: int) -> int:
+    """Tokens that the place of a branch of this length has room for."""
+    capacity = SHORTEST
+    while capacity < length:
+        capacity *= 2
+    return capacity
+
+
 @dataclass(eq=False)
 class Trunk:
     """A prompt's tokens and, once read, their keys and values: one (kv heads, tokens, size) for every layer."""
@@ -136,17 +144,12 @@ class _Layer(CacheLayerMixin):
     def attend(self, query: torch.Tensor, scale: float, window: int | None, cap: float | None) -> torch.Tensor:
         """Attention of queries (heads, tokens, size), each to what its row holds; (heads, tokens, size)."""
         cache, kv = self.cache, len(self.new[0])
-        if cache.trunk and cap is None:
-            return self._trunk(query, scale, window)
+        if cache.trunk:
+            return self._trunk(query, scale, window, cap)
         heads, tokens, size = query.shape
         m = heads // kv
         # Heads that share keys are as good as more queries: (kv heads, tokens, m, size).
         query = query.reshape(kv, m, tokens, size).transpose(1, 2)
-        if cache.trunk:
-            mask = _Part(torch.arange(tokens, device=query.device)[None], tokens, False).mask(window, query, m)
-            keys, values = self.new
-            found, _ = attend_plainly(query.flatten(1, 2)[None], keys[None], values[None], mask, scale, cap)
-            return found[0].unflatten(1, (tokens, m)).transpose(1, 2).reshape(heads, tokens, size)
         shown, own = torch.zeros_like(query), torch.empty_like(query)
         shown_total, own_total = query.new_full(query.shape[:3], -torch.inf), query.new_empty(query.shape[:3])
 
@@ -171,12 +174,15 @@ class _Layer(CacheLayerMixin):
         found = join(shown, shown_total, own, own_total) if cache.views else own
         return found.transpose(1, 2).reshape(heads, tokens, size)
 
-    def _trunk(self, query: torch.Tensor, scale: float, window: int | None) -> torch.Tensor:
+    def _trunk(self, query: torch.Tensor, scale: float, window: int | None, cap: float | None) -> torch.Tensor:
         """The tokens of a trunk, each to those up to it."""
         (keys, values), seen = self.new, None
         length = keys.shape[1]
-        if window is not None and window < length:
+        if cap is not None or (window is not None and window < length):
             seen = _Part(torch.arange(length, device=query.device)[None], length, False).mask(window, query, 1)
+        if cap is not None:
+            keys, values = (x.repeat_interleave(len(query) // len(x), 0) for x in (keys, values))
+            return attend_plainly(query[None], keys[None], values[None], seen, scale, cap)[0][0]
         all_three = query[None], keys[None], values[None]
         return scaled_dot_product_attention(
             *all_three, attn_mask=seen, is_causal=seen is None, scale=scale, enable_gqa=True
@@ -352,9 +358,7 @@ class Forest:
         source, slot = branch.store, branch.slot
         if source and length <= source.capacity:
             return
-        capacity = SHORTEST
-        while capacity < length:
-            capacity *= 2
+        capacity = capacity_for(length)
         self.stores.setdefault(capacity, _Store(capacity)).add(branch, source, slot)
         if source:
             source.free(slot)

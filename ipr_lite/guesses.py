@@ -11,6 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
+def most_guesses(rows: int) -> int:
+    """Tokens to guess for each of so many rows: the fewer there are, the less one costs beside the pass itself."""
+    return min(16, max(3, 256 // rows))
+
+
 class Guesses:
     """What came after the last few tokens when they were last seen, in any conversation.
 

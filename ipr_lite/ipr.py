@@ -108,9 +108,11 @@ class Run:
 
     @classmethod
     def opened(cls, folder: Path, quiet: bool = False) -> "Run":
-        """The run that a folder holds, with the config it was started with."""
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return cls(Config(**config), folder, quiet)
+        """The run that a folder holds, with the config it was started with. Raises FileNotFoundError where it holds none."""
+        path = folder / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no run there; `python -m ipr_lite run --out {folder}`")
+        return cls(Config(**json.loads(path.read_text(encoding="utf-8"))), folder, quiet)
 
     # --- what the stages stand on -------------------------------------------------------------
 
@@ -419,7 +421,6 @@ class Run:
 
     def clone(self, experts: list[Trajectory], updates: int | None = None) -> tuple[Weights, list[dict]]:
         """SFT from the fresh adapter; `updates` overrides the epochs. Weights and log."""
-        self.policy
         examples = [self.chat.encode(t.messages) for t in experts]
         settings = TrainSettings(
             learning_rate=self.config.sft_learning_rate or self.scale.sft_learning_rate,

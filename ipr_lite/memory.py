@@ -12,13 +12,14 @@ import weakref
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedConfig
 
-from ipr_lite.branches import SHORTEST
-from ipr_lite.model import Scale
+from ipr_lite.batches import parts_of
+from ipr_lite.branches import capacity_for
+from ipr_lite.guesses import most_guesses
+from ipr_lite.model import Scale, add_adapters
 
 STAGES = ("sft", "rollouts", "train")
 """Exploring, scoring and evaluating are `rollouts`; `train` is the training on pairs."""
@@ -110,13 +111,11 @@ class Shape:
     """In one adapter."""
 
 
-def without_weights(config: PreTrainedConfig, rank: int, dtype: torch.dtype):
+def without_weights(config: PreTrainedConfig, scale: Scale, dtype: torch.dtype):
     """The model with one adapter on the device "meta"."""
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="counted", dtype=dtype)
-        lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-        return get_peft_model(model.requires_grad_(False), lora)
+        return add_adapters(model.requires_grad_(False), scale, seed=0)
 
 
 def shape(model) -> Shape:
@@ -136,7 +135,7 @@ def expected(
     It is that of episodes as long as they may be (`scale.max_length`), as many at once as there may be. `agent_share`:
     of an episode's tokens, how many the agent writes. What CUDA itself takes (0.5 to 1 GiB) comes on top.
     """
-    model = without_weights(config, scale.lora_rank, dtype)
+    model = without_weights(config, scale, dtype)
     count, size, text = shape(model), dtype.itemsize, config.get_text_config()
     # Where there is no Triton, the head works on copies of what it uses of its tile.
     columns = HEAD_COLUMNS + (0 if device == "cuda" else math.ceil(7.25 * min(text.vocab_size, HEAD_COLUMNS)))
@@ -152,14 +151,10 @@ def expected(
         else:
             # A gradient and AdamW's two moments; the trainer keeps the old weights in case it is interrupted.
             parts["optimizer"] = 4 * count.lora * 4
-            rows = _micro(scale, batch_size) * (2 if stage == "train" else 1)  # a pair is two rows
+            rows = parts_of(batch_size, scale.micro_batch) * (2 if stage == "train" else 1)  # a pair is two rows
             parts["activations"] = _update(model, scale, rows, agent_share, columns) + unpacked
         found[stage] = {part: round(amount) for part, amount in parts.items()}
     return found
-
-
-def _micro(scale: Scale, batch_size: int) -> int:
-    return scale.micro_batch or max(n for n in (1, 2, 3, 4) if batch_size % n == 0)
 
 
 def _update(model, scale: Scale, rows: int, agent_share: float, columns: int) -> int:
@@ -189,8 +184,7 @@ def _pass(model, text, scale: Scale) -> int:
     with Meter(model) as meter:
         ids = torch.zeros(1, scale.max_length, dtype=torch.int64, device="meta")
         causal.base_model(input_ids=ids, position_ids=torch.arange(scale.max_length, device="meta")[None], use_cache=False)
-    rows = scale.rollout_batch
-    places = rows * (1 + min(16, max(3, 256 // rows)))  # guessed tokens have logits, too (rollout.py)
+    places = scale.rollout_batch * (1 + most_guesses(scale.rollout_batch))  # guessed tokens have logits, too
     # Logits in the model's numbers and in float32, probabilities, their sums in float64.
     return max(meter.peak, places * text.vocab_size * (model.dtype.itemsize + 4 + 4 + 8))
 
@@ -198,8 +192,5 @@ def _pass(model, text, scale: Scale) -> int:
 def _cache(text, scale: Scale, size: int) -> int:
     """Keys and values of all episodes in play, in places whose length is doubled as they grow."""
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    capacity = SHORTEST
-    while capacity < scale.max_length:
-        capacity *= 2
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    return 2 * text.num_hidden_layers * heads * head * size * capacity * scale.rollout_batch
+    return 2 * text.num_hidden_layers * heads * head * size * capacity_for(scale.max_length) * scale.rollout_batch

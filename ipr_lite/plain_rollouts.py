@@ -14,7 +14,7 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from ipr_lite.chat import Chat
-from ipr_lite.rollout import Episode
+from ipr_lite.rollout import Episode, played
 from ipr_lite.trajectory import Message, Trajectory
 
 Write = Callable[[list[list[int]]], list[list[int]]]
@@ -78,10 +78,10 @@ def play(
             end = _step(talk, tokens, chat, max_length - max_new_tokens)
             if end:
                 reward, success, extra = end
-                episode = talk.episode
-                extra = {"terminated": False, "invalid": talk.invalid, "tokens": talk.tokens} | extra
-                messages = episode.messages + talk.said
-                finished[talk.order] = Trajectory(episode.task, messages, reward, success, agent, episode.seed, extra)
+                messages = talk.episode.messages + talk.said
+                finished[talk.order] = played(
+                    talk.episode, messages, agent, reward, success, invalid=talk.invalid, tokens=talk.tokens, **extra
+                )
         playing = [talk for talk in playing if talk.order not in finished]
     return [finished[order] for order in range(len(episodes))]
 
@@ -106,7 +106,7 @@ def _step(talk: _Talk, tokens: list[int], chat: Chat, room: int) -> tuple[float,
     observation, reward, terminated, truncated, info = talk.episode.env.step(message)
     talk.invalid += bool(info["invalid"])
     if terminated or truncated:
-        return float(reward), bool(info["success"]), {"terminated": terminated}
+        return reward, info["success"], {"terminated": terminated}
     closing = [] if tokens[-1] == chat.end else [chat.end]
     talk.history = talk.history + tokens + closing + chat.observation(observation)
     talk.said.append({"role": "user", "content": observation})

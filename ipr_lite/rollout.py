@@ -30,7 +30,7 @@ import torch
 from ipr_lite.branches import Branch, Forest, Trunk, check_attention
 from ipr_lite.chat import Chat
 from ipr_lite.envs.base import TextEnv
-from ipr_lite.guesses import Guesses, agreed
+from ipr_lite.guesses import Guesses, agreed, most_guesses
 from ipr_lite.trajectory import Message, Task, Trajectory
 
 TOKENS_A_PASS = 2048
@@ -57,6 +57,15 @@ class Episode:
     messages: list[Message]
     seed: int
     stop: Callable[[str], bool] | None = None
+
+
+def played(
+    episode: Episode, messages: list[Message], agent: str, reward: float = 0.0, success: bool = False,
+    *, invalid: int, tokens: int, **extra,
+) -> Trajectory:  # fmt: skip
+    """The trajectory of an episode that has ended; `extra` as `Rollouts.play` says."""
+    extra = {"terminated": False, "invalid": invalid, "tokens": tokens} | extra
+    return Trajectory(episode.task, messages, float(reward), bool(success), agent, episode.seed, extra)
 
 
 @dataclass(eq=False)
@@ -249,8 +258,7 @@ class Rollouts:
         rows = sorted(self.rows, key=lambda row: len(row.pending))
         ends = itertools.accumulate(len(row.pending) for row in rows)
         rows = [row for row, end in zip(rows, ends) if end <= max(TOKENS_A_PASS, len(rows[0].pending))]
-        # The fewer rows, the less a guessed token costs beside the pass itself.
-        most = min(16, max(3, 256 // len(rows))) if self.guess else 0
+        most = most_guesses(len(rows)) if self.guess else 0
         guesses = [
             self.guesses.after(row.history, min(most, self.max_new_tokens - len(row.turn) - 1), self.chat.end)
             for row in rows
@@ -407,9 +415,9 @@ class Rollouts:
     def _finish(self, row: _Row, reward: float, success: bool, **extra):
         for sample in row.samples:
             episode, tokens = sample.episode, row.tokens + sample.tokens
-            more = {"terminated": False, "invalid": row.invalid + sample.invalid, "tokens": tokens} | extra
             self.actions_taken += sum(m["role"] == "assistant" for m in row.messages[len(episode.messages) :])
             self.tokens_written += tokens
-            self.finished[sample.order] = Trajectory(
-                episode.task, list(row.messages), float(reward), bool(success), self.agent, episode.seed, more
-            )
+            self.finished[sample.order] = played(
+                episode, list(row.messages), self.agent, reward, success,
+                invalid=row.invalid + sample.invalid, tokens=tokens, **extra,
+            )  # fmt: skip

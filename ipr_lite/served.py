@@ -20,7 +20,7 @@ import openai
 
 from ipr_lite.chat import Chat
 from ipr_lite.jsonl import read_as
-from ipr_lite.rollout import Episode, stable_seed
+from ipr_lite.rollout import Episode, played, stable_seed
 from ipr_lite.trajectory import Message, Trajectory
 
 PLAIN_SAMPLING = (
@@ -151,10 +151,8 @@ class ServedRollouts:
         self._go_on(talk)
 
     def _end(self, talk: "_Talk", reward: float = 0.0, success: bool = False, **extra):
-        episode = talk.episode
-        extra = {"terminated": False, "invalid": talk.invalid, "tokens": talk.tokens} | extra
-        talk.trajectory = Trajectory(
-            episode.task, talk.messages, float(reward), bool(success), self.agent, episode.seed, extra
+        talk.trajectory = played(
+            talk.episode, talk.messages, self.agent, reward, success, invalid=talk.invalid, tokens=talk.tokens, **extra
         )
         if self.journal:
             _append(self.journal, talk.key, talk.trajectory)

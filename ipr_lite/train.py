@@ -29,7 +29,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import pad
 
-from ipr_lite.batches import plan_batches
+from ipr_lite.batches import parts_of, plan_batches
 from ipr_lite.chat import Encoded, EncodedPair
 from ipr_lite.losses import check_choice, ipr_loss, set_sizes
 
@@ -293,9 +293,7 @@ class PreferenceTrainer(_AgentTrainer, DPOTrainer):
 
 def _arguments(config, policy: PeftModel, settings, out_dir: str | Path, batch_size: int, updates: int, **more):
     """TRL's settings. Its defaults (bfloat16, gradient checkpointing, a cut at 1,024 tokens) are wrong here."""
-    micro = min(settings.micro_batch_size or max(n for n in (1, 2, 3, 4) if batch_size % n == 0), batch_size)
-    if batch_size % micro:
-        raise ValueError(f"micro_batch_size {micro} must divide the batch of {batch_size}")
+    micro = parts_of(batch_size, settings.micro_batch_size)
     on_cpu = policy.device.type == "cpu"
     return config(
         output_dir=str(out_dir), use_cpu=on_cpu, dataloader_pin_memory=not on_cpu, bf16=False, fp16=False,

@@ -49,9 +49,8 @@ def results_rows(folder: Path, metrics: list[dict], data: str | None, env: str |
 def finished(folder: Path) -> Run:
     """The run in a folder. Raises FileNotFoundError where it is not finished."""
     folder = Path(folder)
-    for needed in ("config.json", "selected.json"):
-        if not (folder / needed).is_file():
-            raise FileNotFoundError(
-                f"{folder / needed}: no finished run there; `python -m ipr_lite run --out {folder}`"
-            )
+    if not (folder / "selected.json").is_file():
+        raise FileNotFoundError(
+            f"{folder / 'selected.json'}: no finished run there; `python -m ipr_lite run --out {folder}`"
+        )
     return Run.opened(folder)
