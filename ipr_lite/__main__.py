@@ -17,6 +17,7 @@ examples:
   python -m ipr_lite sft --out runs/mine              one stage; explore, score, pairs, train, evaluate follow
   python -m ipr_lite play --env sql                   play yourself; `hint` asks an expert
   python -m ipr_lite compare --seeds 0-4              methods x seeds -> data/results/shop_effect.csv
+  python -m ipr_lite plan --scale consumer            the memory that each stage will need on a card
   python -m ipr_lite bench --quick                    how fast rollouts are, and how fast they could be
   python -m ipr_lite explore --backend openai --url http://localhost:8000/v1
                                                       the episodes of a stage on a server (vLLM and others)
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "pairs": "stage 4: outcome and step pairs",
         "train": "stage 5: preference training",
         "evaluate": "dev and test, the iterate chosen on dev",
+        "plan": "the memory that each stage will need, from the model's configuration alone",
         "compare": "IPR and its controls, many seeds, to a results file",
         "bench": "how fast rollouts are: ways to do them side by side, against the least time",
     }
@@ -71,6 +73,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
         if name in STAGES:
             command.add_argument("--iteration", type=int, default=1)
+        if name == "plan":
+            command.add_argument("--device", choices=("cuda", "cpu"), default="cuda",
+                                 help="cuda: 16 bits, the default; cpu: float32")
         if name == "compare":
             command.add_argument("--seeds", default="0-9", help="such as 0-9 or 0,3,5")
             command.add_argument("--methods", nargs="+", metavar="METHOD", help="default: SFT, its controls, IPR")
@@ -214,6 +219,16 @@ def do_stage(options) -> int:
                  "pairs": one.pairs, "train": one.train}
         stage[options.command](i)
     print(f"done: {one.folder}")
+    return 0
+
+
+def do_plan(options) -> int:
+    from ipr_lite.ipr import scale_of
+    from ipr_lite.plan import memory_plan
+
+    config = config_of(options)
+    config.check()
+    print(memory_plan(scale_of(config), config.precision, config.batch_size, options.device))
     return 0
 
 
@@ -373,6 +388,7 @@ def do_show(options) -> int:
 
 COMMANDS = {
     "run": do_run,
+    "plan": do_plan,
     "compare": do_compare,
     "bench": do_bench,
     "tables": do_tables,

@@ -55,8 +55,8 @@ class Branch:
 class _Store:
     """Places of equal length: for every layer keys and values, (slots, kv heads, capacity, size)."""
 
-    def __init__(self, capacity: int):
-        self.capacity = capacity
+    def __init__(self, capacity: int, most: int):
+        self.capacity, self.most = capacity, most
         self.branches: list[Branch] = []
         self.layers: list[list[torch.Tensor]] = []
 
@@ -71,6 +71,8 @@ class _Store:
     def free(self, slot: int):
         """The last branch takes over a slot that gets free, so that those in use stay together."""
         mover, last = self.branches.pop(), len(self.branches)
+        if not last:
+            self.layers = []  # an empty store keeps no memory
         if slot == last:
             return
         # A branch that holds nothing yet may have a slot that the tensors do not have yet.
@@ -85,7 +87,7 @@ class _Store:
             self.layers.append([x.new_zeros(0, x.shape[-3], self.capacity, x.shape[-1]) for x in (keys, values)])
         slots = len(self.layers[number][0])
         if slots < len(self.branches):
-            more = max(16, 2 * slots, len(self.branches)) - slots
+            more = max(len(self.branches), min(self.most, max(16, 2 * slots))) - slots
             self.layers[number] = [pad(x, (0, 0, 0, 0, 0, 0, 0, more)) for x in self.layers[number]]
         return self.layers[number]
 
@@ -304,11 +306,11 @@ def check_attention(causal, max_length: int):
 class Forest:
     """The trunks and branches in play, and the model that reads tokens onto them.
 
-    Used as a context: within, the model's attention is "branches".
+    Used as a context: within, the model's attention is "branches". most: branches that there may be at once.
     """
 
-    def __init__(self, causal):
-        self.causal = causal
+    def __init__(self, causal, most: int):
+        self.causal, self.most = causal, most
         self.device = causal.get_input_embeddings().weight.device
         self.cache = BranchedCache(causal.config.get_text_config().num_hidden_layers)
         self.stores: dict[int, _Store] = {}
@@ -359,7 +361,7 @@ class Forest:
         if source and length <= source.capacity:
             return
         capacity = capacity_for(length)
-        self.stores.setdefault(capacity, _Store(capacity)).add(branch, source, slot)
+        self.stores.setdefault(capacity, _Store(capacity, self.most)).add(branch, source, slot)
         if source:
             source.free(slot)
 

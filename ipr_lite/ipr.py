@@ -26,6 +26,7 @@ from ipr_lite.config import MEMORY, WHERE, Config
 from ipr_lite.evaluation import by_part, results_table, summarize, write_metrics
 from ipr_lite.jsonl import write_whole
 from ipr_lite.model import (
+    Scale,
     adapter_weights,
     add_adapters,
     decoder,
@@ -37,6 +38,7 @@ from ipr_lite.model import (
     scale,
     set_adapter_weights,
 )
+from ipr_lite.out_of_memory import with_advice
 from ipr_lite.pairs import (
     Exploration,
     PairRule,
@@ -78,7 +80,7 @@ class Run:
     def __init__(self, config: Config, folder: Path, quiet: bool = False):
         """Loads nothing yet. Raises ValueError where `folder` holds a run with another config."""
         self.config, self.folder, self.quiet = config, Path(folder), quiet
-        self.scale = scale(config.scale, model=config.model, **{name: getattr(config, name) for name in MEMORY})
+        self.scale = scale_of(config)
         self.env = envs.make(config.env, config.data)
         config.check()
         self.rule = PairRule(
@@ -252,6 +254,7 @@ class Run:
             self.save(weights, folder)
         return self.load(folder)
 
+    @with_advice("rollouts")
     def explorations(self, iteration: int) -> list[Exploration]:
         """What the current policy does from every step of every expert trajectory."""
         path = self.file(iteration, "explorations.jsonl")
@@ -303,6 +306,7 @@ class Run:
             self._journal(path).unlink(missing_ok=True)
         return read_step_rewards(path)
 
+    @with_advice("rollouts")
     def _judge(self, steps: list[ScoredStep], iteration: int) -> list[StepReward]:
         """Step rewards by Monte Carlo, or by the learned model."""
         if self.config.step_reward != "mc":
@@ -419,6 +423,7 @@ class Run:
         """The adapter of an iterate; number 0 is the SFT policy."""
         return self.train(number) if number else self.sft()
 
+    @with_advice("sft")
     def clone(self, experts: list[Trajectory], updates: int | None = None) -> tuple[Weights, list[dict]]:
         """SFT from the fresh adapter; `updates` overrides the epochs. Weights and log."""
         examples = [self.chat.encode(t.messages) for t in experts]
@@ -437,6 +442,7 @@ class Run:
         log = train_sft(self.policy, self.tokenizer, examples, settings, self.folder / ".trl", self.bar("SFT"))
         return adapter_weights(self.policy), log
 
+    @with_advice("train")
     def learn(
         self, pairs: list[Pair], start: Weights, iteration: int, what: str = "train", **changed
     ) -> tuple[Weights, list[dict]]:
@@ -471,6 +477,7 @@ class Run:
         )
         return adapter_weights(self.policy), log
 
+    @with_advice("rollouts")
     def play(
         self, tasks: list[Task], weights: Weights | None, agent: str, stage: Path | None = None
     ) -> list[Trajectory]:
@@ -515,6 +522,11 @@ class Run:
         if text not in old:
             self.say(f"warning: {text}")
             write_whole(path, old + text + "\n")
+
+
+def scale_of(config: Config) -> Scale:
+    """The scale of a config, with the model and the memory settings that the config gives in place of its own."""
+    return scale(config.scale, model=config.model, **{name: getattr(config, name) for name in MEMORY})
 
 
 def draw_demonstrations(config: Config, env, habits: str) -> list[Trajectory]:

@@ -14,18 +14,31 @@ from dataclasses import dataclass
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-from transformers import AttentionInterface, AutoModelForCausalLM, PreTrainedConfig
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Qwen2Config
 
 from ipr_lite.batches import parts_of
-from ipr_lite.branches import capacity_for
+from ipr_lite.branches import SHORTEST, capacity_for
 from ipr_lite.guesses import most_guesses
-from ipr_lite.model import Scale, add_adapters
+from ipr_lite.model import MERGED_BELOW, Scale, add_adapters
+from ipr_lite.rollout import TOKENS_A_PASS
 
 STAGES = ("sft", "rollouts", "train")
 """Exploring, scoring and evaluating are `rollouts`; `train` is the training on pairs."""
 
 ADAPTERS = {"sft": ("default",), "rollouts": ("default", "explorer"), "train": ("default", "sft", "explorer", "ref")}
 """Adapters in the model at each stage, the copy of TRL's reference among them."""
+
+CONFIGS = {
+    "Qwen/Qwen2.5-0.5B-Instruct": {
+        "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2,
+        "intermediate_size": 4864, "vocab_size": 151936, "tie_word_embeddings": True,
+    },
+    "Qwen/Qwen2.5-7B-Instruct": {
+        "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+        "intermediate_size": 18944, "vocab_size": 152064, "tie_word_embeddings": False,
+    },
+}  # fmt: skip
+"""The published shapes of the scales' own models, so that a plan needs no network."""
 
 HEAD_ROWS, HEAD_COLUMNS = 4096, 32768
 """TRL's fused head works off its (agent tokens, vocabulary) logits in tiles of this size."""
@@ -111,6 +124,22 @@ class Shape:
     """In one adapter."""
 
 
+def config_of(model: str) -> PreTrainedConfig:
+    """The configuration of a scale's own model, of a folder's, or of one on the hub.
+
+    Raises FileNotFoundError where there is none, or the hub cannot be reached.
+    """
+    if model in CONFIGS:
+        return Qwen2Config(**CONFIGS[model])
+    try:
+        return AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no configuration of {model!r}: neither a folder with a config.json nor, from here, a model on the hub; "
+            "give --model a folder (its config.json alone is enough for a plan) or go online once"
+        ) from error
+
+
 def without_weights(config: PreTrainedConfig, scale: Scale, dtype: torch.dtype):
     """The model with one adapter on the device "meta"."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
@@ -128,7 +157,7 @@ def shape(model) -> Shape:
 
 def expected(
     config: PreTrainedConfig, scale: Scale, precision: str = "nf4", dtype: torch.dtype = torch.bfloat16,
-    batch_size: int = 8, agent_share: float = 0.25, device: str = "cuda",
+    batch_size: int = 8, agent_share: float = 0.25, device: str = "cuda", stages: tuple[str, ...] = STAGES,
 ) -> dict[str, dict[str, int]]:
     """The peak of each stage in bytes, by part: weights, adapters, optimizer, cache, activations.
 
@@ -143,9 +172,11 @@ def expected(
     packed = count.linear * (0.5 + 1 / 64 + 4 / (64 * 256)) if precision == "nf4" else count.linear * size
     unpacked = count.widest * size if precision == "nf4" else 0
     found = {}
-    for stage in STAGES:
+    for stage in stages:
         parts = {"weights": packed + count.rest * size, "adapters": 4 * count.lora * len(ADAPTERS[stage])}
         if stage == "rollouts":
+            total = count.linear + count.rest
+            parts["weights"] += 4 * total if total < MERGED_BELOW else 0  # the merged float copy that they run on
             parts["cache"] = _cache(text, scale, size)
             parts["activations"] = _pass(model, text, scale) + unpacked
         else:
@@ -178,19 +209,25 @@ def _update(model, scale: Scale, rows: int, agent_share: float, columns: int) ->
 
 @torch.no_grad()
 def _pass(model, text, scale: Scale) -> int:
-    """The peak of a pass of rollouts: a whole prompt is read, or every row chooses its next tokens."""
+    """The peak of a pass of rollouts: prompts are read together, or every row chooses its next tokens."""
     causal = model.get_base_model()
     model.eval()
+    tokens = max(scale.max_length, min(TOKENS_A_PASS, scale.rollout_batch * scale.max_length))
     with Meter(model) as meter:
-        ids = torch.zeros(1, scale.max_length, dtype=torch.int64, device="meta")
-        causal.base_model(input_ids=ids, position_ids=torch.arange(scale.max_length, device="meta")[None], use_cache=False)
+        ids = torch.zeros(1, tokens, dtype=torch.int64, device="meta")
+        causal.base_model(input_ids=ids, position_ids=torch.arange(tokens, device="meta")[None], use_cache=False)
     places = scale.rollout_batch * (1 + most_guesses(scale.rollout_batch))  # guessed tokens have logits, too
     # Logits in the model's numbers and in float32, probabilities, their sums in float64.
     return max(meter.peak, places * text.vocab_size * (model.dtype.itemsize + 4 + 4 + 8))
 
 
 def _cache(text, scale: Scale, size: int) -> int:
-    """Keys and values of all episodes in play, in places whose length is doubled as they grow."""
+    """Keys and values of all episodes in play, in places whose length is doubled as they grow.
+
+    While they move to the longest places, those half as long are still there.
+    """
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    return 2 * text.num_hidden_layers * heads * head * size * capacity_for(scale.max_length) * scale.rollout_batch
+    places = capacity_for(scale.max_length)
+    places += places // 2 if places > SHORTEST else 0
+    return 2 * text.num_hidden_layers * heads * head * size * places * scale.rollout_batch

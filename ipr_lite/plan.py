@@ -6,7 +6,11 @@ import json
 import math
 from statistics import fmean
 
-from ipr_lite.model import pick_device
+import torch
+
+from ipr_lite.memory import config_of, expected
+from ipr_lite.model import Scale, pick_device, portable
+from ipr_lite.out_of_memory import remedies
 
 SCORED = {"shop": 0.1, "sql": 0.15, "house": 0.02, "all": 0.1}
 """About the share of steps that differ in action and outcome, which are scored, on both sides."""
@@ -22,6 +26,49 @@ beside another busy one; measured in the comparisons' runs (all: their mean)."""
 
 TWO_CORES = 0.6
 """The share of that time that two idle cores need for the default run."""
+
+
+CARDS = (8, 12, 16, 24)
+"""GiB of consumers' graphics cards."""
+
+CUDA_TAKES = 1.0
+"""GiB of a card that CUDA itself and what shows the screen take, at most about."""
+
+
+def memory_plan(scale: Scale, precision: str, batch_size: int, device: str) -> str:
+    """A table of the peak that each stage is expected to reach, by part, and of the cards that it fits on.
+
+    device: "cuda" (16 bits) or "cpu" (float32). Nothing of the model is loaded but its configuration.
+    """
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    found = expected(config_of(scale.model), scale, precision, dtype, batch_size, device=device)
+    parts = ("weights", "adapters", "optimizer", "cache", "activations")
+    lines = [
+        f"{portable(scale.model)}, {precision}, {'16 bits' if device == 'cuda' else 'float32'} on {device}: "
+        f"episodes of {scale.max_length} tokens, LoRA rank {scale.lora_rank}",
+        f"GiB       {''.join(f'{part:>12}' for part in parts)}{'in all':>12}",
+    ]
+    for stage, mine in found.items():
+        sizes = [mine.get(part, 0) / 2**30 for part in parts]
+        lines.append(f"{stage:<10}" + "".join(f"{size:12.2f}" for size in (*sizes, sum(sizes))))
+    lines += [
+        f"sft, train: {scale.micro_batch or 'up to 4'} at once, "
+        f"{'with' if scale.gradient_checkpointing else 'without'} gradient checkpointing; "
+        f"rollouts: {scale.rollout_batch} episodes in play",
+        "Counted from the configuration, checked on the CPU against torch's profiler, not measured on a card.",
+    ]
+    if device == "cuda":
+        lines += [_fits(found, scale, batch_size, card) for card in CARDS]
+    return "\n".join(lines)
+
+
+def _fits(found: dict[str, dict[str, int]], scale: Scale, batch_size: int, card: int) -> str:
+    """Whether the stages fit on a card, and what to turn down first where one does not."""
+    over = [stage for stage, parts in found.items() if sum(parts.values()) / 2**30 > card - CUDA_TAKES]
+    if not over:
+        return f"{card:>2} GB card: fits"
+    first = {next(text for text, changed in remedies(stage, scale, batch_size) if changed) for stage in over}
+    return f"{card:>2} GB card: too small for {', '.join(over)}; turn down first: {' '.join(sorted(first))}"
 
 
 def plan(run) -> str:

@@ -193,7 +193,7 @@ class Rollouts:
         self.turns: dict[object, tuple[_Row, int, int]] = {}
         self.guesses = Guesses()
         waiting = self._waiting(episodes)
-        with Forest(self.causal) as self.forest:
+        with Forest(self.causal, self.batch_size) as self.forest:
             while waiting or self.rows:
                 self._admit(waiting)
                 self._advance()

@@ -155,7 +155,7 @@ def test_branches_compute_what_the_plain_forward_computes(finished):
     with torch.inference_mode():
         texts = one[: 4 * WINDOW] + tails[0], one[:middle] + tails[1]
         whole = [causal(input_ids=torch.tensor([ids])).logits[0] for ids in texts]
-        with Forest(causal) as forest:
+        with Forest(causal, 1) as forest:
             forest.read_trunk(trunk)
             branches = [Branch(trunk, 4 * WINDOW), Branch(trunk, middle)]
             # A long piece, then short ones: they are computed in different ways.
@@ -238,7 +238,7 @@ def test_attention_that_rollouts_do_not_know_is_refused(kind):
     message = f"rollouts do not know {what}, which models of type {kind!r} have{REMEDY}"
     with pytest.raises(NotImplementedError, match=re.escape(message)):
         check_attention(causal, 32)
-        with torch.inference_mode(), Forest(causal.eval()) as forest:
+        with torch.inference_mode(), Forest(causal.eval(), 1) as forest:
             forest.read_trunk(Trunk([1, 2, 3]))
 
 
