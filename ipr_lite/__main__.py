@@ -107,6 +107,10 @@ def parser() -> argparse.ArgumentParser:
     good.add_argument("--results", type=Path, default=Path("data/results"), help="default: data/results")
     good.add_argument("--threads", type=int)
     commands.add_parser("tables", help="write the book's tables anew from data/results")
+    theirs = commands.add_parser("inspect", help="what a folder of an original benchmark's data holds and lacks")
+    theirs.add_argument("--env", default="shop", help="default: shop")
+    theirs.add_argument("--data", required=True, help="the folder")
+    theirs.add_argument("--experts", help="a file of the authors' expert trajectories, to be played again")
     game = commands.add_parser("play", help="play a task yourself; `hint` asks a careful expert")
     game.add_argument("--env", default="shop", help="default: shop")
     game.add_argument("--data", help="a folder with the original benchmark's data")
@@ -340,6 +344,13 @@ def do_data(options) -> int:
     return 0
 
 
+def do_inspect(options) -> int:
+    from ipr_lite.originals import inspect
+
+    print(inspect(options.env, options.data, options.experts))
+    return 0
+
+
 def do_play(options) -> int:
     from ipr_lite import envs
     from ipr_lite.play import play
@@ -396,6 +407,7 @@ COMMANDS = {
     "pretrain": do_pretrain,
     "data": do_data,
     "show": do_show,
+    "inspect": do_inspect,
     "play": do_play,
     "transfer": do_transfer,
     "merge": do_merge,

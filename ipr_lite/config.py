@@ -14,6 +14,8 @@ class Config:
     env: str = "shop"
     data: str | None = None
     """A folder with the original benchmark's data; None: the generated world."""
+    experts: str | None = None
+    """A file of the authors' expert trajectories, played again in the world; None: our own people demonstrate."""
     scale: str = "tiny"
     model: str | None = None
     precision: str = "nf4"

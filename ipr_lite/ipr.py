@@ -38,6 +38,7 @@ from ipr_lite.model import (
     scale,
     set_adapter_weights,
 )
+from ipr_lite.originals import authors
 from ipr_lite.out_of_memory import with_advice
 from ipr_lite.pairs import (
     Exploration,
@@ -544,7 +545,15 @@ def draw_demonstrations(config: Config, env, habits: str) -> list[Trajectory]:
     random.Random(stable_seed(config.seed, "demonstrations")).shuffle(tasks)
     keep = experts.KEEP if config.keep is None else config.keep
     drawn = tasks[: config.demonstrations]
-    kept = experts.demonstrations(drawn, env, people[habits], config.seed, keep=keep)
+    if config.experts:
+        recorded, left = authors(config.experts, env, tasks)
+        random.Random(stable_seed(config.seed, "demonstrations")).shuffle(recorded)
+        drawn = recorded[: config.demonstrations]
+        if not drawn:
+            raise ValueError(f"{config.experts}: no trajectory can be played again in this world: {dict(left)}")
+        kept = [one for one in drawn if one.reward >= keep]
+    else:
+        kept = experts.demonstrations(drawn, env, people[habits], config.seed, keep=keep)
     if not kept:
         raise ValueError(f"none of {len(drawn)} demonstrations has an outcome of {keep} or more; lower keep")
     return kept

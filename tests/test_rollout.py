@@ -373,7 +373,7 @@ def test_no_episode_and_one_episode(model, chat):
 
 
 def test_a_branch_that_holds_nothing_yet_may_take_over_a_slot():
-    store, held = _Store(8), torch.ones(1, 8, 4)
+    store, held = _Store(8, 99), torch.ones(1, 8, 4)
     first, second, empty = Branch(), Branch(), Branch()
     for branch in (first, second):
         store.add(branch)
