@@ -76,6 +76,9 @@ def parser() -> argparse.ArgumentParser:
         if name == "plan":
             command.add_argument("--device", choices=("cuda", "cpu"), default="cuda",
                                  help="cuda: 16 bits, the default; cpu: float32")
+            command.add_argument("--measure", action="store_true",
+                                 help="also do a few updates and rollouts here: seconds, tokens, on CUDA the peak")
+            command.add_argument("--random", action="store_true", help="measure with random weights: no download")
         if name == "compare":
             command.add_argument("--seeds", default="0-9", help="such as 0-9 or 0,3,5")
             command.add_argument("--methods", nargs="+", metavar="METHOD", help="default: SFT, its controls, IPR")
@@ -232,7 +235,12 @@ def do_plan(options) -> int:
 
     config = config_of(options)
     config.check()
-    print(memory_plan(scale_of(config), config.precision, config.batch_size, options.device))
+    scale = scale_of(config)
+    print(memory_plan(scale, config.precision, config.batch_size, options.device))
+    if options.measure:
+        from ipr_lite.measure import measured_table
+
+        print(measured_table(scale, config.precision, config.batch_size, options.random))
     return 0
 
 

@@ -7,17 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 from bitsandbytes.nn import Params4bit
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import Qwen2Config
 
-from ipr_lite import envs
 from ipr_lite.__main__ import main
-from ipr_lite.chat import Chat, Encoded, EncodedPair
-from ipr_lite.memory import ADAPTERS, config_of, expected, shape, without_weights
-from ipr_lite.model import SCALES, TINY_BASE, add_adapters, adapter_weights, load_base, load_tokenizer, set_adapter_weights
-from ipr_lite.rollout import Episode, Rollouts
-from ipr_lite.train import PreferenceSettings, TrainSettings, train_preferences, train_sft
+from ipr_lite.measure import jobs, random_model
+from ipr_lite.memory import ADAPTERS, expected, shape, without_weights
+from ipr_lite.model import SCALES, add_adapters, adapter_weights, load_base, load_tokenizer, set_adapter_weights
 
-LENGTH, AGENT = 768, 192
+LENGTH = 768
 SCALE = replace(SCALES["small"], max_length=LENGTH, max_new_tokens=32, rollout_batch=4)
 
 
@@ -31,11 +28,8 @@ def config():
 
 @pytest.fixture(scope="module")
 def folder(config, tmp_path_factory):
-    place = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(place)
-    load_tokenizer(str(TINY_BASE)).save_pretrained(place)
-    return str(place)
+    return random_model(config, tmp_path_factory.mktemp("model"))
 
 
 def policy_of(folder):
@@ -64,34 +58,6 @@ def peaks(trace: list[dict]) -> dict[str, int]:
     return found
 
 
-def example() -> Encoded:
-    return Encoded(list(range(5, 5 + LENGTH)), [0] * (LENGTH - AGENT) + [1] * AGENT)
-
-
-def jobs(policy, tokenizer, folder):
-    """Two updates of each training, with rows of full length."""
-    settings = {"batch_size": 2, "micro_batch_size": 1, "gradient_checkpointing": True}
-    half, side, mask = LENGTH - AGENT, list(range(9, 9 + AGENT)), [1] * AGENT
-    pair = EncodedPair(list(range(5, 5 + half)), side, side[::-1], mask, mask, "step")
-    player = Rollouts(
-        policy, Chat(tokenizer), temperature=1.0, max_new_tokens=32, max_length=LENGTH - 192, batch_size=4, agent="any", share=False
-    )  # fmt: skip
-    sft, train = TrainSettings(max_steps=2, **settings), PreferenceSettings(updates=2, **settings)
-    yield "sft", lambda: train_sft(policy, tokenizer, [example()] * 4, sft, folder)
-    yield "train", lambda: train_preferences(policy, tokenizer, [pair] * 4, train, folder)
-    yield "rollouts", lambda: player.play(episodes(4))
-
-
-def episodes(number: int) -> list[Episode]:
-    """Episodes with a long first observation, whose random agent writes until there is no more room."""
-    env, found = envs.make("shop"), []
-    for seed, task in enumerate(envs.tasks("shop", "train")[:number]):
-        observation, _ = env.reset(options={"task": task})
-        messages = env.messages(observation + " green tea" * 140, task)
-        found.append(Episode(env.clone(), task, messages, seed))
-    return found
-
-
 @pytest.fixture(scope="module")
 def measured(folder, tmp_path_factory):
     """Peak bytes of each stage: what is stored before it, and what torch's profiler sees on top. (One session of the
@@ -99,7 +65,7 @@ def measured(folder, tmp_path_factory):
     place, policy = tmp_path_factory.mktemp("trace"), policy_of(folder)
     set_adapter_weights(policy, adapter_weights(policy), "sft")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
-        for name, job in jobs(policy, load_tokenizer(folder), place):
+        for name, job in jobs(policy, load_tokenizer(folder), SCALE, 2, place):
             with torch.profiler.record_function(f"job {name}"):
                 job()
     seen.export_chrome_trace(str(place / "trace.json"))
@@ -129,3 +95,11 @@ def test_adapters_are_counted_as_they_are_stored(config, folder):
     policy = add_adapters(load_base(folder), SCALE, 0)
     mine = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     assert shape(without_weights(config, SCALE, torch.float32)).lora == mine
+
+
+def test_what_is_measured_is_said(folder, capsys):
+    options = ["--max-length", "256", "--rollout-batch", "2", "--micro-batch", "1", "--batch-size", "2"]
+    assert main(["plan", "--device", "cpu", "--model", folder, *options, "--measure"]) == 0
+    said = capsys.readouterr().out.split("measured: ")[1]
+    assert [line.split()[0] for line in said.splitlines()[1:]] == ["sft", "rollouts", "train"]
+    assert "1,024 tokens" in said and "peak only on CUDA" in said
