@@ -18,7 +18,7 @@ from ipr_lite.losses import agent_logps, ppo_loss
 from ipr_lite.model import adapter_weights
 from ipr_lite.trajectory import read_trajectories
 
-SMALL = Config(demonstrations=24, sft_epochs=1, iterations=2, samples=2, updates=3, dev=6, test=6, showcase=2, best_of=3)
+SMALL = Config(demonstrations=16, sft_epochs=1, iterations=2, samples=2, updates=3, dev=4, test=4, showcase=2, best_of=3)
 
 
 @pytest.fixture(scope="module")

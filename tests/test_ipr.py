@@ -286,8 +286,8 @@ def test_real_records_run_end_to_end(tmp_path):
     if not root:
         pytest.skip("IPR_LITE_REAL_DATA is unset: the real WebShop records are not at hand")
     folder = tmp_path / "real"
-    options = "--demonstrations 12 --keep 0.1 --sft-epochs 1 --iterations 1 --samples 1 --showcase 1"
-    options += " --updates 2 --batch-size 4 --dev 2 --test 2"
+    options = "--demonstrations 6 --keep 0.1 --sft-epochs 1 --iterations 1 --samples 1 --showcase 1"
+    options += " --updates 2 --batch-size 4 --dev 1 --test 1"
     data = Path(root) / "webshop" / "three_files"
     assert main(["run", "--env", "shop", "--data", str(data), "--out", str(folder), *options.split()]) == 0
     first = read_trajectories(folder / "demonstrations.jsonl")[0]
