@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -44,4 +45,13 @@ def negative(write: Callable[[], str], env: Any, task: Any) -> None:
         raise WrongAnswer(
             f"this earns {reward}: {'these are not the right rows' if reward == 0 else 'turn the order around'}"
         )
+    env.reset(options={"task": task})
+    wanted, *_ = env.step(env.message(task.setup["gold"]))
+    if _rows(observation) != _rows(wanted):
+        raise WrongAnswer(f"this earns {reward}, but not with the right rows: give all that the question asks for, in the wrong order")
     say_right(f"a reward of {reward}, for the right rows")
+
+
+def _rows(observation: str) -> list[str]:
+    """The rows that an answer of the database shows, in any order."""
+    return sorted(re.findall(r"\([^()]*\)", observation))

@@ -68,6 +68,7 @@ def skipped(find: Callable) -> None:
         (["red", "3 pack"], [searched, "Action: click[red]", "Action: click[Buy Now]"], ["3 pack"]),
         ([], [searched, "Action: click[Buy Now]"], []),
         (["red"], [searched, "Thought: I want it in red.\nAction: click[Buy Now]"], ["red"]),
+        (["red"], [searched, "Thought: click[red] would do.\nAction: click[Buy Now]"], ["red"]),
         (["red"], [searched, "Thought: it is red.\nAction: click[infrared]", "Action: click[Buy Now]"], ["red"]),
         (["3 pack", "red"], [searched, "Action: click[Buy Now]"], ["3 pack", "red"]),
     ]

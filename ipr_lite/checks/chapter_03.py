@@ -8,6 +8,12 @@ from itertools import count
 from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, conversation, say_right
 from ipr_lite.trajectory import Task, Trajectory
 
+_EASILY_MISSED = (
+    "is a `return` missing? Any two trips may be the two, not neighbours alone",
+    "outcomes that differ by at most 0.01 count as equal",
+    "one trip may be the longer one",
+    "the same actions in another order are other actions",
+)
 TIE = 0.01
 """Outcomes that differ by no more make no outcome pair (`PairRule.tau_outcome`)."""
 
@@ -51,15 +57,14 @@ def unrankable(find: Callable[[list[Trajectory], Callable[[str], str]], tuple[Tr
         ],
         [_trip("a", 0.9, search, buy), _trip("a", 0.6667, search, red, buy), _trip("a", 2 / 3, search, blue, buy)],
         [_trip("c", 1.0, search, red), _trip("c", 0.0, search, blue), _trip("c", 1.0, search, red, buy)],
+        [_trip("d", 0.5, red, blue), _trip("d", 0.53, red, buy), _trip("d", 0.5, blue, red)],
     ]  # fmt: skip
     for number, trips in enumerate(cases, start=1):
         try:
             found = attempt(find, trips, _parse)
         except WrongAnswer:
-            if number == 1:
-                raise
-            why = "outcomes that differ by less than 0.01 count as equal" if number == 2 else "one trip may be the longer one"
-            raise WrongAnswer(f"list {number}: nothing found, but there are two such trips: {why}") from None
+            why = _EASILY_MISSED[number - 1]
+            raise WrongAnswer(f"list {number}: nothing came back, but there are two such trips: {why}") from None
         if found is NOTHING:
             return
         if not isinstance(found, (tuple, list)) or len(found) != 2:
@@ -83,6 +88,7 @@ def pushed_wrong(number: Callable[[list[bool], list[bool], int], int]) -> None:
         ([True, False, True], [True, False, True, True], 1),
         ([True, True, False], [True, True, True, False, True], 2),
         ([True, True], [False, False, False], 0),
+        ([False, True], [False, False], 1),
     ]
     for winner, loser, shared in cases:
         found = attempt(number, list(winner), list(loser), shared)
