@@ -543,7 +543,7 @@ def test_catch_faults_takes_tests_that_catch_two(capsys):
     ("answer", "told"),
     [
         (lambda: None, "`return` missing"),
-        (lambda: [], "a list of your test functions"),
+        (lambda: [], "the list is empty"),
         (lambda: [True, False], "a list of your test functions"),
         (lambda: [catching("mask"), catching("sound", say="too long")], "test_of_a_trainer accuses the sound trainer falsely: too long"),
         (lambda: [catching("sound", error=KeyError, say="ids")], "stops with KeyError: 'ids'. That is an error of the test"),

@@ -166,7 +166,7 @@ def expected_best(best: Callable[[int, float], float]) -> None:
         shown += f": you gave {found:.4f}"
         close = 0.04 * sd
         if k == 1:
-            raise WrongAnswer(f"{shown}; of one round nothing is chosen: the mean is 0 (an absolute value somewhere?)")
+            raise WrongAnswer(f"{shown}; of one round nothing is chosen: the mean is 0 (an absolute value somewhere, or too few draws?)")
         if sd != 1 and abs(found - right / sd) < 0.04:
             raise WrongAnswer(f"{shown}; that is in standard deviations: multiply by sd")
         if sd != 1 and abs(found - right * sd) < close * sd:

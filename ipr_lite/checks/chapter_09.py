@@ -102,9 +102,12 @@ def catch_faults(write: Callable[[], Sequence[Test]], trainers: Mapping[str, Sim
     if tests is NOTHING:
         return
     tests = [tests] if callable(tests) else tests
-    if not isinstance(tests, (list, tuple)) or not tests or not all(map(callable, tests)):
+    if isinstance(tests, (list, tuple)) and not tests:
+        raise WrongAnswer("the list is empty: give your test functions")
+    if not isinstance(tests, (list, tuple)) or not all(map(callable, tests)):
         raise WrongAnswer("give a list of your test functions, not what they return")
-    of_word = {word: trainers[letter] for letter, word in _ORDER.items()}
+    # Copies: a test shall judge a trainer by what it does, not by who it is.
+    of_word = {word: SimpleNamespace(**vars(trainers[letter])) for letter, word in _ORDER.items()}
     for test in tests:
         accusation = _accuses(test, of_word[SOUND])
         if accusation is not None:

@@ -68,7 +68,7 @@ def two_labs(pick: Callable[[dict[int, float]], tuple[Sequence[int], Sequence[in
         if found is NOTHING:
             return
         try:
-            for_ipr, for_eto = ([int(seed) for seed in seeds] for seeds in found)
+            for_ipr, for_eto = (list(seeds) for seeds in found)
         except (TypeError, ValueError):
             raise WrongAnswer(f"you gave {found!r}; give two lists of three seeds, (for_ipr, for_eto)") from None
         for seeds, sign, name in ((for_ipr, 1, "IPR"), (for_eto, -1, "ETO")):
@@ -141,6 +141,8 @@ def seeds_needed(needed: Callable[[float, float], int]) -> None:
         if enough < 0.79:
             why = why or "more are needed"
             raise WrongAnswer(f"{shown}: with {n} seeds the power is {enough:.0%}, not 80 %; {why}")
+        if n > 3 and power(gain, spread, n - 2) < 0.81:
+            why = "one fewer will do"
         why = why or "fewer will do"
         raise WrongAnswer(f"{shown}: {n} seeds are more than needed, {n - 1} have a power of {one_less:.0%}; {why}")
     say_right("the interval lies above 0 in four experiments of five, with no seed too many")

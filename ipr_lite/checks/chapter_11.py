@@ -11,7 +11,10 @@ from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, say_right
 def bits_per_weight(bits: Callable[[int, int, int], float]) -> None:
     """Notebook 11: codes of 4 bits, a scale for each block, a float32 for each group of blocks (0: none)."""
     for block, scale_bits, group in ((64, 32, 0), (64, 8, 256), (32, 16, 0), (128, 8, 64)):
-        found = attempt(bits, block, scale_bits, group)
+        try:
+            found = attempt(bits, block, scale_bits, group)
+        except ZeroDivisionError:
+            raise WrongAnswer(f"group {group}: division by zero; group 0 means that there is no second scale") from None
         if found is NOTHING:
             return
         found, more = float(found), 32 / (block * group) if group else 0.0
