@@ -62,7 +62,8 @@ def jobs(policy, tokenizer, scale: Scale, batch_size: int, folder: Path) -> Iter
         begin = capacity_for(length) // 2 - 24
         player = Rollouts(
             policy, Chat(tokenizer), temperature=1.0, max_new_tokens=scale.max_new_tokens,
-            max_length=min(length, begin + 3 * scale.max_new_tokens), batch_size=scale.rollout_batch, agent="any", share=False,
+            max_length=min(length, begin + 3 * scale.max_new_tokens), batch_size=scale.rollout_batch,
+            agent="any", share=False,
         )  # fmt: skip
         player.play(_episodes(player, scale.rollout_batch, begin))
         return player.tokens_read
@@ -89,7 +90,7 @@ def _episodes(player: Rollouts, number: int, tokens: int) -> list[Episode]:
 
 
 def random_model(config: PreTrainedConfig, folder: Path) -> str:
-    """Write a model with random weights in bfloat16 and the tiny base's tokenizer; what it takes is what a real one takes."""
+    """Write a model with random weights in bfloat16, and the tiny base's tokenizer: it takes what a real one takes."""
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     load_tokenizer(str(TINY_BASE)).save_pretrained(folder)
     return str(folder)
@@ -123,5 +124,6 @@ def measured_table(scale: Scale, precision: str, batch_size: int, random: bool =
     lines = [f"measured: {pick_device()[2]}{', random weights' if random else ''}"]
     for stage, one in found.items():
         peak = "peak only on CUDA" if one.peak is None else f"peak {one.peak / 2**30:.2f} GiB"
-        lines.append(f"{stage:<10}{one.seconds:8.1f} s  {one.tokens:9,} tokens  {one.tokens / one.seconds:9,.0f} a second  {peak}")
+        rate = one.tokens / one.seconds
+        lines.append(f"{stage:<10}{one.seconds:8.1f} s  {one.tokens:9,} tokens  {rate:9,.0f} a second  {peak}")
     return "\n".join(lines)

@@ -33,7 +33,9 @@ class _Script:
         return self.left.pop(0)
 
 
-def replay(recorded: Sequence[Trajectory], env: TextEnv, tasks: Sequence[Task]) -> tuple[list[Trajectory], Counter]:
+def replay(
+    recorded: Sequence[Trajectory], env: TextEnv, tasks: Sequence[Task]
+) -> tuple[list[Trajectory], Counter]:
     """The recorded trajectories as this world answers them, and why the others are left out.
 
     A task is found by the game's name, or by the instruction. What the world says takes the place of what was recorded,
@@ -44,7 +46,9 @@ def replay(recorded: Sequence[Trajectory], env: TextEnv, tasks: Sequence[Task]) 
     found, left = [], Counter()
     for one in recorded:
         game = str(one.task.setup.get("game_file") or one.task.setup.get("game") or "")
-        task = next((t for name, t in by_game.items() if name in game), None) if by_game else by_text.get(_plain(one.task.instruction))
+        task = by_text.get(_plain(one.task.instruction))
+        if by_game:  # many games share an instruction
+            task = next((t for name, t in by_game.items() if name in game), None)
         if task is None:
             left[NO_TASK] += 1
             continue

@@ -51,7 +51,10 @@ def advice(stage: str, scale: Scale, precision: str, batch_size: int) -> str:
         parts = expected(config, scale, precision, dtype, batch_size, device=device.type, stages=(stage,))[stage]
         return f"{sum(parts.values()) / 2**30:.1f} GiB"
 
-    lines = [f"{stage} ran out of memory; expected were {need(scale)} (`python -m ipr_lite plan` shows the parts). What helps, in order:"]
+    lines = [
+        f"{stage} ran out of memory; expected were {need(scale)} (`python -m ipr_lite plan` shows the parts). "
+        "What helps, in order:"
+    ]
     for number, (text, changed) in enumerate(remedies(stage, scale, batch_size), 1):
         scale = replace(scale, **changed)
         what = f"{need(scale)} expected" if changed else "before the command: less is lost between pieces"

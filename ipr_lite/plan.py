@@ -68,7 +68,8 @@ def _fits(found: dict[str, dict[str, int]], scale: Scale, batch_size: int, card:
     if not over:
         return f"{card:>2} GB card: fits"
     first = {next(text for text, changed in remedies(stage, scale, batch_size) if changed) for stage in over}
-    return f"{card:>2} GB card: too small for {', '.join(over)}; turn down {' '.join(sorted(first))} and plan again, or take a smaller model"
+    settings = " ".join(sorted(first))
+    return f"{card:>2} GB card: too small for {', '.join(over)}; turn down {settings} and plan again, or take a smaller model"
 
 
 def plan(run) -> str:

@@ -123,6 +123,7 @@ def test_teachers_have_points_and_an_answer_for_every_exercise():
         "train --out x2",
         "compare --methods dpo --out x",
         "compare --settings bta=0.3 --out x",
+        "plan --model nosuch/model",
     ],
 )
 def test_troubleshooting_quotes_what_the_commands_say(command, tmp_path, monkeypatch, capsys):
