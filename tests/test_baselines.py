@@ -13,7 +13,7 @@ from ipr_lite.best_of_n import best_of_n, best_of_n_oracle
 from ipr_lite.compare import compare
 from ipr_lite.config import Config
 from ipr_lite.evaluation import read_results
-from ipr_lite.ipr import Run, run
+from ipr_lite.ipr import Run, draw_demonstrations, run
 from ipr_lite.losses import agent_logps, ppo_loss
 from ipr_lite.model import adapter_weights
 from ipr_lite.trajectory import read_trajectories
@@ -178,7 +178,7 @@ def test_rft_adds_what_the_policy_did_better(lab, monkeypatch):
 def test_the_reward_model_learns_a_rule_and_generalises(lab):
     """Labels that can be read off the action: 1 for a purchase, 0.2 else; held-out tasks are predicted."""
     lab.policy
-    experts = lab.demonstrations()
+    experts = draw_demonstrations(replace(lab.config, demonstrations=24), lab.env, lab.config.habits)
     for t in experts:
         t.extra["step_rewards"] = [1.0 if "Buy Now" in action else 0.2 for action in t.actions]
     seen, unseen = experts[:16], experts[16:]
