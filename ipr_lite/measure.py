@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from ipr_lite import envs
 from ipr_lite.branches import capacity_for
 from ipr_lite.chat import Chat, Encoded, EncodedPair
-from ipr_lite.memory import config_of
+from ipr_lite.memory import AGENT_SHARE, config_of
 from ipr_lite.model import (
     TINY_BASE,
     Scale,
@@ -27,9 +28,6 @@ from ipr_lite.model import (
 )
 from ipr_lite.rollout import Episode, Rollouts
 from ipr_lite.train import PreferenceSettings, TrainSettings, train_preferences, train_sft
-
-AGENT_SHARE = 4
-"""One token of so many is the agent's."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def jobs(policy, tokenizer, scale: Scale, batch_size: int, folder: Path) -> Iter
         "batch_size": batch_size, "micro_batch_size": scale.micro_batch,
         "gradient_checkpointing": scale.gradient_checkpointing, "max_length": scale.max_length,
     }  # fmt: skip
-    agent = length // AGENT_SHARE
+    agent = math.ceil(AGENT_SHARE * length)
     tokens = [5 + i % 1000 for i in range(length)]
     example = Encoded(tokens, [0] * (length - agent) + [1] * agent)
     side, mask = tokens[-agent:], [1] * agent

@@ -40,6 +40,9 @@ CONFIGS = {
 }  # fmt: skip
 """The published shapes of the scales' own models, so that a plan needs no network."""
 
+AGENT_SHARE = 0.25
+"""Of an episode's tokens, how many the agent writes, about."""
+
 HEAD_ROWS, HEAD_COLUMNS = 4096, 32768
 """TRL's fused head works off its (agent tokens, vocabulary) logits in tiles of this size."""
 
@@ -157,12 +160,12 @@ def shape(model) -> Shape:
 
 def expected(
     config: PreTrainedConfig, scale: Scale, precision: str = "nf4", dtype: torch.dtype = torch.bfloat16,
-    batch_size: int = 8, agent_share: float = 0.25, device: str = "cuda", stages: tuple[str, ...] = STAGES,
+    batch_size: int = 8, device: str = "cuda", stages: tuple[str, ...] = STAGES,
 ) -> dict[str, dict[str, int]]:
     """The peak of each stage in bytes, by part: weights, adapters, optimizer, cache, activations.
 
-    It is that of episodes as long as they may be (`scale.max_length`), as many at once as there may be. `agent_share`:
-    of an episode's tokens, how many the agent writes. What CUDA itself takes (0.5 to 1 GiB) comes on top.
+    It is that of episodes as long as they may be (`scale.max_length`), as many at once as there may be. What CUDA itself
+    takes (0.5 to 1 GiB) comes on top.
     """
     model = without_weights(config, scale, dtype)
     count, size, text = shape(model), dtype.itemsize, config.get_text_config()
@@ -183,12 +186,12 @@ def expected(
             # A gradient and AdamW's two moments; the trainer keeps the old weights in case it is interrupted.
             parts["optimizer"] = 4 * count.lora * 4
             rows = parts_of(batch_size, scale.micro_batch) * (2 if stage == "train" else 1)  # a pair is two rows
-            parts["activations"] = _update(model, scale, rows, agent_share, columns) + unpacked
+            parts["activations"] = _update(model, scale, rows, columns) + unpacked
         found[stage] = {part: round(amount) for part, amount in parts.items()}
     return found
 
 
-def _update(model, scale: Scale, rows: int, agent_share: float, columns: int) -> int:
+def _update(model, scale: Scale, rows: int, columns: int) -> int:
     """The peak of one forward and backward pass of rows of full length."""
     causal, length = model.get_base_model(), scale.max_length
     model.train()
@@ -200,7 +203,7 @@ def _update(model, scale: Scale, rows: int, agent_share: float, columns: int) ->
         ids = torch.zeros(rows, length, dtype=torch.int64, device="meta")
         places = torch.arange(length, device="meta").expand(rows, length)
         hidden = causal.base_model(input_ids=ids, position_ids=places, use_cache=False).last_hidden_state
-        said = hidden[:, : math.ceil(agent_share * length)].reshape(-1, hidden.shape[-1])
+        said = hidden[:, : math.ceil(AGENT_SHARE * length)].reshape(-1, hidden.shape[-1])
         _Head.apply(said, columns).sum().backward()
         kept = sum(p.grad.numel() * p.grad.element_size() for p in model.parameters() if p.grad is not None)
     model.zero_grad()

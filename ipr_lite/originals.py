@@ -33,18 +33,17 @@ class _Script:
         return self.left.pop(0)
 
 
-def replay(
-    recorded: Sequence[Trajectory], env: TextEnv, tasks: Sequence[Task]
-) -> tuple[list[Trajectory], Counter]:
-    """The recorded trajectories as this world answers them, and why the others are left out.
+def authors(path: str | Path, env: TextEnv, tasks: Sequence[Task]) -> tuple[list[Trajectory], Counter]:
+    """The trajectories of an SFT file of the authors as this world answers them, and why the others are left out.
 
     A task is found by the game's name, or by the instruction. What the world says takes the place of what was recorded,
     so that every history is one of this world; where the outcome is another than recorded, the data are not the authors'.
+    Raises as `import_conversations` does.
     """
     by_game = {task.setup["game"]: task for task in tasks if "game" in task.setup}
     by_text = {_plain(task.instruction): task for task in tasks}
     found, left = [], Counter()
-    for one in recorded:
+    for one in import_conversations(path, env.name):
         game = str(one.task.setup.get("game_file") or one.task.setup.get("game") or "")
         task = by_text.get(_plain(one.task.instruction))
         if by_game:  # many games share an instruction
@@ -62,11 +61,6 @@ def replay(
         else:
             found.append(again)
     return found, left
-
-
-def authors(path: str | Path, env: TextEnv, tasks: Sequence[Task]) -> tuple[list[Trajectory], Counter]:
-    """`replay` of an SFT file of the authors. Raises as `import_conversations` does."""
-    return replay(import_conversations(path, env.name), env, tasks)
 
 
 def inspect(name: str, data: str | None, experts: str | None) -> str:
