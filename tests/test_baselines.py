@@ -18,7 +18,7 @@ from ipr_lite.losses import agent_logps, ppo_loss
 from ipr_lite.model import adapter_weights
 from ipr_lite.trajectory import read_trajectories
 
-SMALL = Config(demonstrations=16, sft_epochs=1, iterations=2, samples=2, updates=3, dev=4, test=4, showcase=2, best_of=3)
+SMALL = Config(demonstrations=12, sft_epochs=1, iterations=2, samples=2, updates=3, dev=4, test=4, showcase=2, best_of=3)
 
 
 @pytest.fixture(scope="module")
@@ -125,19 +125,28 @@ def watched(monkeypatch, name):
     return calls
 
 
-@pytest.mark.parametrize("reference", ["current", "sft"])
-def test_eto_contrasts_whole_trajectories(reference, lab, monkeypatch):
-    lab.config = replace(SMALL, eto_reference=reference)
-    calls = watched(monkeypatch, "learn")
-    baselines.eto(lab)
-    assert len(calls) == 2
-    for pairs, _, (_, log) in calls:
-        assert {p.kind for p in pairs} == {"outcome"} and {p.step for p in pairs} == {1}
-        assert all(p.chosen_outcome > p.rejected_outcome for p in pairs)
-        assert len({json.dumps([p.prompt, p.chosen, p.rejected]) for p in pairs}) == len(pairs)
-        assert all(row["loss"] == pytest.approx(row["loss_outcome"]) for row in log)  # no SFT term
-    second = calls[1][2][1][0]["loss_outcome"]
-    assert (abs(second - math.log(2)) < 1e-4) == (reference == "current")
+def test_eto_contrasts_whole_trajectories(lab, monkeypatch):
+    played, explored, calls = {}, baselines.explored, watched(monkeypatch, "learn")
+
+    def explored_once(run, weights, agent, *budget, **named):
+        """Both references start from SFT, so that their first rounds, and what is explored, are the same."""
+        if agent not in played:
+            played[agent] = explored(run, weights, agent, *budget, **named)
+        return played[agent]
+
+    monkeypatch.setattr(baselines, "explored", explored_once)
+    for reference in ("current", "sft"):
+        calls.clear()
+        lab.config = replace(SMALL, eto_reference=reference)
+        baselines.eto(lab)
+        assert len(calls) == 2
+        for pairs, _, (_, log) in calls:
+            assert {p.kind for p in pairs} == {"outcome"} and {p.step for p in pairs} == {1}
+            assert all(p.chosen_outcome > p.rejected_outcome for p in pairs)
+            assert len({json.dumps([p.prompt, p.chosen, p.rejected]) for p in pairs}) == len(pairs)
+            assert all(row["loss"] == pytest.approx(row["loss_outcome"]) for row in log)  # no SFT term
+        second = calls[1][2][1][0]["loss_outcome"]
+        assert (abs(second - math.log(2)) < 1e-4) == (reference == "current")
 
 
 def test_eto_explores_for_as_many_actions_as_ipr(lab):
@@ -274,10 +283,12 @@ def test_compare_runs_cells_once_and_in_any_order(finished, tmp_path, monkeypatc
     monkeypatch.setattr("ipr_lite.config.Config.setting", property(lambda c: "default" if c.w_step else "w_step=0.0"))
     results = tmp_path / "results.csv"
     explored = watched(monkeypatch, "explorations")
-    arguments = (SMALL, ["ipr", "eto", "sft"], ["default", "w_step=0.0"], [0], tmp_path, results, "compare")
-    rows = compare(*arguments, quiet=True)
+    rows = compare(SMALL, ["ipr", "eto"], ["default"], [0], tmp_path, results, "compare", quiet=True)
+    arguments = (SMALL, ["ipr", "sft"], ["default", "w_step=0.0"], [0], tmp_path, results, "compare")
+    rows += compare(*arguments, quiet=True)
     found = {(r["method"], r["setting"], r["iteration"]) for r in rows}
-    assert found == {(m, s, i) for s in ("default", "w_step=0.0") for m, i in (("ipr", 1), ("ipr", 2), ("eto", 1), ("eto", 2), ("sft", 0))}
+    both = {(m, s, i) for s in ("default", "w_step=0.0") for m, i in (("ipr", 1), ("ipr", 2), ("sft", 0))}
+    assert found == both | {("eto", "default", 1), ("eto", "default", 2)}
     shared = tmp_path / "w_step=0.0" / "seed-0"
     for name in ("sft_log.csv", "demonstrations.jsonl", "iteration-1/pairs.jsonl"):
         assert (shared / name).read_bytes() == (finished / name).read_bytes(), name
@@ -294,7 +305,7 @@ def test_compare_runs_cells_once_and_in_any_order(finished, tmp_path, monkeypatc
     monkeypatch.setattr(Run, "play", None)
     assert compare(*arguments, quiet=True) == [] and results.read_bytes() == before
     log = results.with_suffix(".log").read_text().splitlines()
-    assert log[0] == "# compare" and len([line for line in log if line.startswith("shop ")]) == 6
+    assert log[0] == "# compare" and len([line for line in log if line.startswith("shop ")]) == 5
     assert explored  # and so it was the first time that ran them
 
     monkeypatch.undo()
@@ -304,10 +315,10 @@ def test_compare_runs_cells_once_and_in_any_order(finished, tmp_path, monkeypatc
 
 def test_dev_can_be_scored_without_a_look_at_test(lab, tmp_path):
     folder = lab.folder.parent / "compare"
-    shutil.copytree(lab.folder, folder / "demonstrations=24,iterations=1" / "seed-0")
-    place = folder / "demonstrations=24,iterations=1" / "seed-0"
+    shutil.copytree(lab.folder, folder / "demonstrations=12,iterations=1" / "seed-0")
+    place = folder / "demonstrations=12,iterations=1" / "seed-0"
     shutil.rmtree(place / "evaluations")
-    config = replace(Config(), demonstrations=24, iterations=1, dev=4, test=4)
+    config = replace(Config(), demonstrations=12, iterations=1, dev=4, test=4)
     (place / "config.json").unlink()
     compare(config, ["sft", "naive-step-dpo"], ["default"], [0], folder, tmp_path / "r.csv", "x", split="dev", quiet=True)
     assert set(read_results(tmp_path / "r.csv")["split"]) == {"dev"}
