@@ -593,6 +593,10 @@ def test_negative_wants_the_right_rows_turned_around(capsys):
     checks.negative(stub, env, task)
     checks.negative(lambda: gold.replace("DESC", "ASC"), env, task)
     assert "not attempted yet\nright: a reward of -0." in capsys.readouterr().out
-    for answer, told in [(gold, "turn the order around"), ("SELECT 1", "not the right rows"), ("SELECT x", "Unknown column")]:
+    part = gold.replace("DESC", "ASC") + " LIMIT 2"
+    for answer, told in [
+        (gold, "turn the order around"), (part, "but not with the right rows"), ("SELECT 1", "not the right rows"),
+        ("SELECT x", "Unknown column"),
+    ]:  # fmt: skip
         with pytest.raises(checks.WrongAnswer, match=told):
             checks.negative(lambda answer=answer: answer, env, task)
