@@ -230,7 +230,7 @@ def do_stage(options) -> int:
 
 
 def do_plan(options) -> int:
-    from ipr_lite.ipr import scale_of
+    from ipr_lite.lab import scale_of
     from ipr_lite.plan import memory_plan
 
     config = config_of(options)

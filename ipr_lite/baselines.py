@@ -18,7 +18,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from ipr_lite.ipr import NoPairs, Run, Weights, draw_demonstrations
+from ipr_lite.ipr import NoPairs, Run, draw_demonstrations
+from ipr_lite.lab import Weights
 from ipr_lite.pairs import Exploration, contrasts, empty_counts, explore, outcome_pairs, step_pairs, steps_to_score
 from ipr_lite.records import Pair
 from ipr_lite.rollout import stable_seed

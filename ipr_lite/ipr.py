@@ -10,42 +10,22 @@ import json
 import math
 import random
 import traceback
-from dataclasses import asdict, replace
-from functools import cached_property
-from hashlib import sha256
+from dataclasses import replace
 from pathlib import Path
-
-import torch
-from tqdm.auto import tqdm
 
 from ipr_lite import envs
 from ipr_lite.artefacts import whole, write_log, write_manifest
-from ipr_lite.branches import check_attention
-from ipr_lite.chat import Chat
-from ipr_lite.config import MEMORY, WHERE, Config
+from ipr_lite.config import Config
 from ipr_lite.evaluation import by_part, results_table, summarize, write_metrics
 from ipr_lite.jsonl import write_whole
-from ipr_lite.model import (
-    Scale,
-    adapter_weights,
-    add_adapters,
-    decoder,
-    load_adapter_weights,
-    load_base,
-    load_tokenizer,
-    save_adapter,
-    save_merged,
-    scale,
-    set_adapter_weights,
-)
+from ipr_lite.lab import Lab, Weights
+from ipr_lite.model import adapter_weights, save_merged, set_adapter_weights
 from ipr_lite.originals import authors
 from ipr_lite.out_of_memory import with_advice
 from ipr_lite.pairs import (
     Exploration,
-    PairRule,
     contrasts,
     empty_counts,
-    expert_states,
     explore,
     outcome_pairs,
     step_pairs,
@@ -62,181 +42,20 @@ from ipr_lite.records import (
 )
 from ipr_lite.report import report
 from ipr_lite.reward_model import predicted_step_rewards
-from ipr_lite.rollout import Episode, Rollouts, stable_seed
+from ipr_lite.rollout import stable_seed
 from ipr_lite.step_reward import ScoredStep, monte_carlo, step_of
 from ipr_lite.train import PreferenceSettings, TrainSettings, health, train_preferences, train_sft
 from ipr_lite.trajectory import Task, Trajectory, read_trajectories, write_trajectories
 
 FEW_PAIRS = 20
-Weights = dict[str, torch.Tensor]
 
 
 class NoPairs(RuntimeError):
     """No step or outcome differed: there is nothing to learn from."""
 
 
-class Run:
+class Run(Lab):
     """One run in its directory. The methods are its stages, in order."""
-
-    def __init__(self, config: Config, folder: Path, quiet: bool = False):
-        """Loads nothing yet. Raises ValueError where `folder` holds a run with another config."""
-        self.config, self.folder, self.quiet = config, Path(folder), quiet
-        self.scale = scale_of(config)
-        self.env = envs.make(config.env, config.data)
-        config.check()
-        self.rule = PairRule(
-            config.tau_step, config.tau_outcome, config.both_directions, config.action_only,
-            config.shorter_wins, config.step_pairs_from,
-        )  # fmt: skip
-        self._policy = None
-        self._weights: dict[Path, Weights] = {}
-        self._states: dict[str, list] = {}
-        path = self.folder / "config.json"
-        mine = json.dumps(asdict(config), indent=1) + "\n"
-        if path.exists():
-            self.resumed = True
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-            # A run of an earlier version lacks newer options: they stood at their defaults.
-            changed = {k for k, v in asdict(config).items() if theirs.get(k, getattr(Config(), k)) != v}
-            if changed and changed <= {*MEMORY, *WHERE}:
-                write_whole(path, mine)
-            elif changed:
-                raise ValueError(
-                    f"{self.folder} holds a run with other settings ({', '.join(sorted(changed))}); "
-                    "give the settings it was started with, or another --out"
-                )
-        else:
-            self.resumed = False
-            write_whole(path, mine)
-
-    @classmethod
-    def opened(cls, folder: Path, quiet: bool = False) -> "Run":
-        """The run that a folder holds, with the config it was started with. Raises FileNotFoundError where it holds none."""
-        path = folder / "config.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no run there; `python -m ipr_lite run --out {folder}`")
-        return cls(Config(**json.loads(path.read_text(encoding="utf-8"))), folder, quiet)
-
-    # --- what the stages stand on -------------------------------------------------------------
-
-    @property
-    def policy(self):
-        """The base with its adapters, loaded when first needed."""
-        if self._policy is None:
-            self.chat  # a template that is refused is refused before the model is loaded
-            base = load_base(self.scale.model, self.config.precision, self.scale.attention)
-            check_attention(base, self.scale.max_length)  # now, not after hours of cloning
-            self._policy = add_adapters(base, self.scale, self.config.seed)
-            self.fresh = adapter_weights(self._policy)
-        return self._policy
-
-    @cached_property
-    def tokenizer(self):
-        return load_tokenizer(self.scale.model)
-
-    @cached_property
-    def chat(self) -> Chat:
-        return Chat(self.tokenizer)
-
-    def player(self, weights, temperature: float, agent: str, stage: Path | None = None):
-        """Rollouts of the base with these adapter weights (None: the base alone), here or on the server.
-
-        stage: the file that they are for; on a server, finished episodes are kept beside it until it stands.
-        """
-        settings = {
-            "temperature": temperature,
-            "max_new_tokens": self.scale.max_new_tokens,
-            "max_length": self.scale.max_length,
-            "batch_size": self.scale.rollout_batch,
-            "agent": agent,
-        }
-        if self.config.backend == "openai":
-            return self._served(weights, stage, settings)
-        shortcuts = {"share": self.config.saves("share"), "guess": self.config.saves("guess")}
-        return Rollouts(decoder(self.policy, weights), self.chat, **settings, **shortcuts)
-
-    def _served(self, weights: Weights | None, stage: Path | None, settings: dict):
-        """Rollouts on the server; which policy these weights are, the folder tells that they were loaded from."""
-        from ipr_lite.served import ServedRollouts
-
-        c = self.config
-        folder = next((folder for folder, loaded in self._weights.items() if loaded is weights), None)
-        if weights is not None and folder is None:
-            raise ValueError(
-                "these weights lie in no folder of the run, so that no server has them: "
-                "what a baseline trains needs --backend local"
-            )
-        policy = "base" if folder is None else folder.name if folder.name == "sft" else folder.parent.name
-        policy = policy.replace("iteration", "ipr")
-        adapter = None if c.served else folder
-        if c.served:
-            name = c.served.replace("{policy}", policy)
-        elif folder:
-            # The name tells these weights from others that a server may still hold under the same agent.
-            digest = sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()[:8]
-            name = f"{policy}-{digest}"
-        else:
-            name = self.scale.model
-        journal = self._journal(stage) if stage else None
-        settings["batch_size"] = c.requests or settings["batch_size"]
-        return ServedRollouts(c.url, name, self.chat, adapter=adapter, journal=journal, **settings)
-
-    def _journal(self, stage: Path) -> Path:
-        """Where a server's finished episodes stand until the stage's file is whole."""
-        return stage.with_suffix(".journal")
-
-    def bar(self, what: str):
-        """A progress callback (done, total) that draws a bar with the time left."""
-        # `disable` is left out where bars are wanted, so that TQDM_DISABLE still silences them.
-        off = {"disable": True} if self.quiet else {}
-        bar = tqdm(desc=what, leave=False, total=1, **off)
-
-        def show(done: int, total: int):
-            bar.total = total
-            bar.update(done - bar.n)
-            if done >= total:
-                bar.close()
-
-        return show
-
-    def say(self, text: str):
-        if not self.quiet:
-            tqdm.write(text)
-
-    def file(self, iteration: int, name: str) -> Path:
-        """A file or folder of one iteration."""
-        return self.folder / f"iteration-{iteration}" / name
-
-    def spend(self, stage: str, **amounts: int):
-        """Write what a stage has spent (env_steps, tokens written, updates) to budget.json.
-
-        A stage that is run again, because it was killed before its file was whole, counts once.
-        """
-        spent = self._budget()
-        spent[stage] = amounts
-        write_whole(self.folder / "budget.json", json.dumps(spent, indent=1) + "\n")
-
-    def spent(self, stages: list[str]) -> dict[str, int]:
-        """The sum over stages of what they have spent; `iteration-1` holds `iteration-1/score` and so on."""
-        mine = [
-            amounts
-            for stage, amounts in self._budget().items()
-            if any(stage == name or stage.startswith(name + "/") for name in stages)
-        ]
-        return {name: sum(amounts.get(name, 0) for amounts in mine) for name in ("env_steps", "tokens", "updates")}
-
-    def _budget(self) -> dict[str, dict[str, int]]:
-        path = self.folder / "budget.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-    def states(self, experts: list[Trajectory]) -> dict[str, list]:
-        """The world before every step of every expert trajectory, by its id."""
-        for expert in experts:
-            if expert.id not in self._states:
-                self._states[expert.id] = expert_states(self.env, expert)
-        return self._states
-
-    # --- stages -------------------------------------------------------------------------------
 
     def demonstrations(self) -> list[Trajectory]:
         """Expert trajectories of train tasks drawn by the seed, those kept by the threshold."""
@@ -318,7 +137,7 @@ class Run:
         self._count(f"iteration-{iteration}/score", scorer)
         return found
 
-    def _reward_model_run(self) -> "Run":
+    def _reward_model_run(self) -> Run:
         """The run whose step reward model judges. Raises FileNotFoundError where it has none."""
         if self.config.step_reward == "model":
             return self
@@ -328,9 +147,6 @@ class Run:
                 f"{folder / 'reward-model'}: no step reward model there; run `compare --methods best-of-n` in that run first"
             )
         return Run.opened(folder, quiet=True)
-
-    def _count(self, stage: str, player: Rollouts):
-        self.spend(stage, env_steps=player.actions_taken, tokens=player.tokens_written)
 
     def _scored(self) -> list[StepReward]:
         """All step rewards that the files of this run hold."""
@@ -478,25 +294,6 @@ class Run:
         )
         return adapter_weights(self.policy), log
 
-    @with_advice("rollouts")
-    def play(
-        self, tasks: list[Task], weights: Weights | None, agent: str, stage: Path | None = None
-    ) -> list[Trajectory]:
-        """Greedy episodes from the start of each task."""
-        player = self.player(weights, 0.0, agent, stage)
-        return player.play([self.start(task, 0) for task in tasks], self.bar(f"evaluate {agent}"))
-
-    def start(self, task: Task, seed: int) -> Episode:
-        """An episode at the start of a task."""
-        env = self.env.clone()
-        observation, _ = env.reset(options={"task": task})
-        return Episode(env, task, env.messages(observation, task), seed)
-
-    def save(self, weights: Weights, folder: Path):
-        """Write an adapter's folder, whole or not at all."""
-        set_adapter_weights(self.policy, weights, "default")
-        whole(folder, lambda aside: save_adapter(self.policy, aside))
-
     def merge(self, agent: str, out: Path) -> Path:
         """Write an agent (`base`, `sft`, `ipr-K`, or `ipr`, the one chosen on dev) as a checkpoint of its own.
 
@@ -510,24 +307,6 @@ class Run:
             raise FileExistsError(f"{out} is there already; give another --out, or remove it")
         weights = None if agent == "base" else self.load(folder)
         return whole(out, lambda aside: save_merged(self.policy, weights, self.tokenizer, aside))
-
-    def load(self, folder: Path) -> Weights:
-        if folder not in self._weights:
-            self._weights[folder] = load_adapter_weights(folder)
-        return self._weights[folder]
-
-    def warn(self, iteration: int, text: str):
-        """Say it, and keep it for the report."""
-        path = self.file(iteration, "warnings.txt")
-        old = path.read_text(encoding="utf-8") if path.exists() else ""
-        if text not in old:
-            self.say(f"warning: {text}")
-            write_whole(path, old + text + "\n")
-
-
-def scale_of(config: Config) -> Scale:
-    """The scale of a config, with the model and the memory settings that the config gives in place of its own."""
-    return scale(config.scale, model=config.model, **{name: getattr(config, name) for name in MEMORY})
 
 
 def draw_demonstrations(config: Config, env, habits: str) -> list[Trajectory]:

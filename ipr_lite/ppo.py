@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ipr_lite.baselines import round_budget
-from ipr_lite.ipr import Run, Weights
+from ipr_lite.ipr import Run
+from ipr_lite.lab import Weights
 from ipr_lite.losses import ppo_loss
 from ipr_lite.model import adapter_weights, set_adapter_weights
 from ipr_lite.rollout import stable_seed
