@@ -283,9 +283,9 @@ def test_compare_runs_cells_once_and_in_any_order(finished, tmp_path, monkeypatc
     monkeypatch.setattr("ipr_lite.config.Config.setting", property(lambda c: "default" if c.w_step else "w_step=0.0"))
     results = tmp_path / "results.csv"
     explored = watched(monkeypatch, "explorations")
-    rows = compare(SMALL, ["ipr", "eto"], ["default"], [0], tmp_path, results, "compare", quiet=True)
-    arguments = (SMALL, ["ipr", "sft"], ["default", "w_step=0.0"], [0], tmp_path, results, "compare")
-    rows += compare(*arguments, quiet=True)
+    jobs = ((["ipr", "eto"], ["default"]), (["ipr", "sft"], ["default", "w_step=0.0"]))
+    rest = ([0], tmp_path, results, "compare")
+    rows = [row for job in jobs for row in compare(SMALL, *job, *rest, quiet=True)]
     found = {(r["method"], r["setting"], r["iteration"]) for r in rows}
     both = {(m, s, i) for s in ("default", "w_step=0.0") for m, i in (("ipr", 1), ("ipr", 2), ("sft", 0))}
     assert found == both | {("eto", "default", 1), ("eto", "default", 2)}
@@ -303,7 +303,8 @@ def test_compare_runs_cells_once_and_in_any_order(finished, tmp_path, monkeypatc
 
     before = results.read_bytes()
     monkeypatch.setattr(Run, "play", None)
-    assert compare(*arguments, quiet=True) == [] and results.read_bytes() == before
+    for job in jobs:
+        assert compare(SMALL, *job, *rest, quiet=True) == [] and results.read_bytes() == before
     log = results.with_suffix(".log").read_text().splitlines()
     assert log[0] == "# compare" and len([line for line in log if line.startswith("shop ")]) == 5
     assert explored  # and so it was the first time that ran them

@@ -16,6 +16,8 @@ PAPER_4 = {
     "w_sft=0.0": ("without the SFT loss", (0.618, 0.317, 0.649)),
 }
 PAPER_4_ROUNDS = {1: 0.636, 2: 0.637, 3: 0.682, 4: 0.713, 5: 0.681}
+FALLEN = 0.55
+"""A round below this is below SFT's mean in the shop."""
 DEVIATIONS = {
     "sft_on=all_winners": "SFT term on all winners",
     "sft_per=sequence": "SFT term summed over tokens",
@@ -51,16 +53,20 @@ def table4(folder: Path = RESULTS_FOLDER) -> str:
 
 
 def table4_rounds(folder: Path = RESULTS_FOLDER) -> str:
-    """Five rounds in the shop, none chosen."""
-    four = Results("table4", folder)
-    sft = Results("table2", folder).rewards("shop", "test", "sft")
+    """Five rounds in the shop, none chosen but in the last line; beside SFT and beside the choice of two rounds."""
+    two, four = Results("table2", folder), Results("table4", folder)
+    sft, full = (two.rewards("shop", "test", method) for method in ("sft", "ipr"))
     rows = []
-    for number, theirs in PAPER_4_ROUNDS.items():
+    for number in (*PAPER_4_ROUNDS, None):
         mine = four.rewards("shop", "test", "ipr", "iterations=5", number)
-        rows.append((str(number), mean_cell(mine), show(theirs), difference_cell(difference(mine, sft)), show_signed(theirs - PAPER_2["sft"][0])))
-    chosen = four.rewards("shop", "test", "ipr", "iterations=5")
-    rows.append(("chosen on dev", mean_cell(chosen), "", difference_cell(difference(chosen, sft)), ""))
-    return markdown_table(("round", "shop: ours", "WebShop: paper", "minus SFT: ours", "paper"), rows)
+        theirs = PAPER_4_ROUNDS.get(number)
+        rows.append((
+            "chosen on dev" if theirs is None else str(number), mean_cell(mine), " ".join(show(mine[seed]) for seed in sorted(mine)),
+            "" if theirs is None else show(theirs), difference_cell(difference(mine, sft)),
+            "" if theirs is None else show_signed(theirs - PAPER_2["sft"][0]), difference_cell(difference(mine, full)),
+        ))  # fmt: skip
+    header = ("round", "shop: ours", "seed by seed", "WebShop: paper", "minus SFT: ours", "paper", "minus two rounds, chosen")
+    return markdown_table(header, rows)
 
 
 def deviations(folder: Path = RESULTS_FOLDER) -> str:
@@ -71,5 +77,17 @@ def deviations(folder: Path = RESULTS_FOLDER) -> str:
     for setting, name in DEVIATIONS.items():
         mine = found.rewards("shop", "test", "ipr", setting)
         shared = {seed: full[seed] for seed in mine if seed in full}
-        rows.append((name, f"`--settings \"{setting}\"`", mean_cell(mine), mean_cell(shared), difference_cell(difference(mine, full))))
-    return markdown_table(("deviation", "option", "reward", "default, same seeds", "difference"), rows)
+        rows.append((
+            name, f"`--settings \"{setting}\"`", mean_cell(mine), mean_cell(shared), difference_cell(difference(mine, full)),
+            fallen_cell(found, setting),
+        ))  # fmt: skip
+    return markdown_table(("deviation", "option", "reward", "default, same seeds", "difference", "single rounds"), rows)
+
+
+def fallen_cell(results: Results, setting: str) -> str:
+    """The range of the rounds that dev chose from, and how many of them are below SFT's mean."""
+    rounds = [reward for number in (1, 2) for reward in results.rewards("shop", "test", "ipr", setting, number).values()]
+    if not rounds:
+        return "-"
+    fallen = sum(reward < FALLEN for reward in rounds)
+    return f"{show(min(rounds))} to {show(max(rounds))}, {fallen} of {len(rounds)} below {FALLEN}"
