@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from ipr_lite.evaluation import markdown_table, show, show_signed
@@ -61,11 +62,11 @@ def table4_rounds(folder: Path = RESULTS_FOLDER) -> str:
         mine = four.rewards("shop", "test", "ipr", "iterations=5", number)
         theirs = PAPER_4_ROUNDS.get(number)
         rows.append((
-            "chosen on dev" if theirs is None else str(number), mean_cell(mine), " ".join(show(mine[seed]) for seed in sorted(mine)),
+            "chosen on dev" if theirs is None else str(number), mean_cell(mine), below_cell(mine.values()),
             "" if theirs is None else show(theirs), difference_cell(difference(mine, sft)),
             "" if theirs is None else show_signed(theirs - PAPER_2["sft"][0]), difference_cell(difference(mine, full)),
         ))  # fmt: skip
-    header = ("round", "shop: ours", "seed by seed", "WebShop: paper", "minus SFT: ours", "paper", "minus two rounds, chosen")
+    header = ("round", "shop: ours", f"below {FALLEN}", "paper", "minus SFT: ours", "paper", "minus two rounds, chosen")
     return markdown_table(header, rows)
 
 
@@ -89,5 +90,9 @@ def fallen_cell(results: Results, setting: str) -> str:
     rounds = [reward for number in (1, 2) for reward in results.rewards("shop", "test", "ipr", setting, number).values()]
     if not rounds:
         return "-"
-    fallen = sum(reward < FALLEN for reward in rounds)
-    return f"{show(min(rounds))} to {show(max(rounds))}, {fallen} of {len(rounds)} below {FALLEN}"
+    return f"{show(min(rounds))} to {show(max(rounds))}, {below_cell(rounds)} below {FALLEN}"
+
+
+def below_cell(rewards: Collection[float]) -> str:
+    """How many of these rewards are below SFT's mean."""
+    return f"{sum(reward < FALLEN for reward in rewards)} of {len(rewards)}" if rewards else "-"
