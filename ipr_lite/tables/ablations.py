@@ -71,26 +71,16 @@ def table4_rounds(folder: Path = RESULTS_FOLDER) -> str:
 
 
 def deviations(folder: Path = RESULTS_FOLDER) -> str:
-    """What each deviation of the released code, or from us, changes in the shop."""
+    """What each deviation of the released code, or from us, changes in the shop; the lowest round, and how many fell."""
     found = Results("deviations", folder)
     full = Results("table2", folder).rewards("shop", "test", "ipr")
     rows = []
     for setting, name in DEVIATIONS.items():
         mine = found.rewards("shop", "test", "ipr", setting)
-        shared = {seed: full[seed] for seed in mine if seed in full}
-        rows.append((
-            name, f"`--settings \"{setting}\"`", mean_cell(mine), mean_cell(shared), difference_cell(difference(mine, full)),
-            fallen_cell(found, setting),
-        ))  # fmt: skip
-    return markdown_table(("deviation", "option", "reward", "default, same seeds", "difference", "single rounds"), rows)
-
-
-def fallen_cell(results: Results, setting: str) -> str:
-    """The range of the rounds that dev chose from, and how many of them are below SFT's mean."""
-    rounds = [reward for number in (1, 2) for reward in results.rewards("shop", "test", "ipr", setting, number).values()]
-    if not rounds:
-        return "-"
-    return f"{show(min(rounds))} to {show(max(rounds))}, {below_cell(rounds)} below {FALLEN}"
+        rounds = [one for number in (1, 2) for one in found.rewards("shop", "test", "ipr", setting, number).values()]
+        lowest = show(min(rounds)) if rounds else "-"
+        rows.append((f"{name}: `{setting}`", mean_cell(mine), difference_cell(difference(mine, full)), lowest, below_cell(rounds)))
+    return markdown_table(("deviation: setting", "reward", "minus default", "lowest round", f"below {FALLEN}"), rows)
 
 
 def below_cell(rewards: Collection[float]) -> str:
