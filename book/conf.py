@@ -1,6 +1,6 @@
 """Settings of the book. From the repository's root, without a network:
 
-    python -m sphinx -W --keep-going -c book -b html . book/_build/html
+python -m sphinx -W --keep-going -c book -b html . book/_build/html
 """
 
 import ast
@@ -60,11 +60,7 @@ html_js_files = [("search.js", {"defer": "defer"})]
 html_extra_path = ["_root"]  # an index.html that leads to the book's first page
 html_copy_source = False
 html_context = {"default_mode": "auto"}
-html_theme_options = {
-    "navbar_persistent": [],
-    "use_download_button": False,
-    "use_fullscreen_button": False,
-}
+html_theme_options = {"navbar_persistent": [], "use_download_button": False, "use_fullscreen_button": False}
 mathjax_path = "mathjax/tex-svg.js"
 
 # On GitHub, where this is set, pages link to the repository that they were built from: a fork's book to the fork.

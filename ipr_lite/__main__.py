@@ -56,9 +56,7 @@ def parser() -> argparse.ArgumentParser:
         for option in fields(Config):
             flag = "--" + option.name.replace("_", "-")
             if option.type.startswith("bool"):
-                command.add_argument(
-                    flag, default=option.default, action=argparse.BooleanOptionalAction
-                )
+                command.add_argument(flag, default=option.default, action=argparse.BooleanOptionalAction)
             else:
                 kind = option.type.removesuffix(" | None")
                 command.add_argument(
@@ -74,16 +72,25 @@ def parser() -> argparse.ArgumentParser:
         if name in STAGES:
             command.add_argument("--iteration", type=int, default=1)
         if name == "plan":
-            command.add_argument("--device", choices=("cuda", "cpu"), default="cuda",
-                                 help="cuda: 16 bits, the default; cpu: float32")
-            command.add_argument("--measure", action="store_true",
-                                 help="also do a few updates and rollouts here: seconds, tokens, on CUDA the peak")
+            command.add_argument(
+                "--device", choices=("cuda", "cpu"), default="cuda", help="cuda: 16 bits, the default; cpu: float32"
+            )
+            command.add_argument(
+                "--measure",
+                action="store_true",
+                help="also do a few updates and rollouts here: seconds, tokens, on CUDA the peak",
+            )
             command.add_argument("--random", action="store_true", help="measure with random weights: no download")
         if name == "compare":
             command.add_argument("--seeds", default="0-9", help="such as 0-9 or 0,3,5")
             command.add_argument("--methods", nargs="+", metavar="METHOD", help="default: SFT, its controls, IPR")
-            command.add_argument("--settings", nargs="+", default=["default"], metavar="SETTING",
-                                 help='such as default "w_step=0" "beta=0.3 updates=40"')
+            command.add_argument(
+                "--settings",
+                nargs="+",
+                default=["default"],
+                metavar="SETTING",
+                help='such as default "w_step=0" "beta=0.3 updates=40"',
+            )
             command.add_argument("--split", default="test", help="default: test; dev, to search settings")
             command.add_argument("--results", type=Path, help="the results file to add to")
         if name == "bench":
@@ -163,7 +170,7 @@ def folder_of(options: argparse.Namespace, config) -> Path:
 
 
 def seeds_of(text: str) -> list[int]:
-    """"0-9" or "0,3,5" as numbers. Raises ValueError for anything else."""
+    """ "0-9" or "0,3,5" as numbers. Raises ValueError for anything else."""
     try:
         if "-" in text:
             first, last = text.split("-")
@@ -215,15 +222,18 @@ def do_stage(options) -> int:
     elif options.command == "evaluate":
         one.metrics()
     else:
-        needs = {"explore": one.folder / "sft", "score": one.file(i, "explorations.jsonl"),
-                 "pairs": one.file(i, "step_rewards.jsonl"), "train": one.file(i, "pairs.jsonl")}
+        needs = {
+            "explore": one.folder / "sft",
+            "score": one.file(i, "explorations.jsonl"),
+            "pairs": one.file(i, "step_rewards.jsonl"),
+            "train": one.file(i, "pairs.jsonl"),
+        }
         before = {"explore": "sft", "score": "explore", "pairs": "score", "train": "pairs"}
         if not needs[options.command].exists():
             raise FileNotFoundError(
                 f"{needs[options.command]} is missing; run the stage `{before[options.command]}` first"
             )
-        stage = {"explore": one.explorations, "score": one.step_rewards,
-                 "pairs": one.pairs, "train": one.train}
+        stage = {"explore": one.explorations, "score": one.step_rewards, "pairs": one.pairs, "train": one.train}
         stage[options.command](i)
     print(f"done: {one.folder}")
     return 0
@@ -297,8 +307,11 @@ def do_bench(options) -> int:
 
     config = config_of(options)
     run = Run(config, folder_of(options, config))
-    trajectories, runs = (options.trajectories or 4, options.runs or 1) if options.quick else (
-        options.trajectories or 40, options.runs or 5)
+    trajectories, runs = (
+        (options.trajectories or 4, options.runs or 1)
+        if options.quick
+        else (options.trajectories or 40, options.runs or 5)
+    )
     say = (lambda text: None) if options.json else tqdm.write
     path, command = options.results or run.folder / "bench.csv", "python -m ipr_lite " + " ".join(sys.argv[1:])
     rows = b.bench(
@@ -419,7 +432,7 @@ COMMANDS = {
     "play": do_play,
     "transfer": do_transfer,
     "merge": do_merge,
-} | {stage: do_stage for stage in STAGES}
+} | dict.fromkeys(STAGES, do_stage)
 
 if __name__ == "__main__":
     sys.exit(main())

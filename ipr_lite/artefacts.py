@@ -51,8 +51,6 @@ def write_manifest(folder: Path, seed: int) -> Path:
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")},
-        "sha256": {
-            p.relative_to(folder).as_posix(): sha256(p.read_bytes()).hexdigest() for p in files
-        },
+        "sha256": {p.relative_to(folder).as_posix(): sha256(p.read_bytes()).hexdigest() for p in files},
     }
     return write_whole(folder / "manifest.json", json.dumps(facts, indent=1) + "\n")

@@ -52,8 +52,6 @@ def attend(
     return found, total
 
 
-def join(
-    found: torch.Tensor, total: torch.Tensor, more: torch.Tensor, more_total: torch.Tensor
-) -> torch.Tensor:
+def join(found: torch.Tensor, total: torch.Tensor, more: torch.Tensor, more_total: torch.Tensor) -> torch.Tensor:
     """Attention to two sets of keys, from that to each: `found` and `more` (..., size) with their `total`s (...)."""
     return found.lerp(more, (more_total - total).sigmoid()[..., None].to(found.dtype))

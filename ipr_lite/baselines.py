@@ -181,8 +181,6 @@ def _contrasted(
     if not pairs:
         raise NoPairs(f"{method} built no pair in iteration {iteration}: expert and agent always end alike")
     rate = run.config.learning_rate or RATE.get(method, 1.0) * run.scale.learning_rate
-    weights, log = run.learn(
-        pairs, start, iteration, what=method, w_sft=0.0, reference=reference, learning_rate=rate
-    )
+    weights, log = run.learn(pairs, start, iteration, what=method, w_sft=0.0, reference=reference, learning_rate=rate)
     run.spend(f"{method}/{iteration}", updates=len(log), **spent)
     return weights

@@ -19,8 +19,9 @@ def parts_of(batch_size: int, most: int | None) -> int:
     return size
 
 
-def plan_batches(lengths: Sequence[int], is_outcome: Sequence[bool], batch_size: int, updates: int,
-                 seed: int) -> tuple[list[list[int]], dict[bool, float]]:
+def plan_batches(
+    lengths: Sequence[int], is_outcome: Sequence[bool], batch_size: int, updates: int, seed: int
+) -> tuple[list[list[int]], dict[bool, float]]:
     """Which examples each update sees, and how many of its kind each one stands for.
 
     Every batch holds the same number of outcome pairs, in proportion to the set and at least one of
@@ -37,7 +38,7 @@ def plan_batches(lengths: Sequence[int], is_outcome: Sequence[bool], batch_size:
     size = min(batch_size, len(lengths))
     if size < len(kinds):
         raise ValueError("batch_size must be at least 2 to hold an outcome pair and a step pair")
-    quotas = {kind: size for kind in kinds}
+    quotas = dict.fromkeys(kinds, size)
     if len(kinds) == 2:
         share = round(size * len(kinds[True]) / len(lengths))
         quotas[True] = min(max(share, 1), size - 1)
@@ -51,7 +52,7 @@ def plan_batches(lengths: Sequence[int], is_outcome: Sequence[bool], batch_size:
         for kind, quota in quotas.items():
             drawn = sorted(itertools.islice(streams[kind], quota * len(pool)), key=lengths.__getitem__)
             for n, batch in enumerate(pool):
-                batch.extend(drawn[n * quota:(n + 1) * quota])
+                batch.extend(drawn[n * quota : (n + 1) * quota])
         rng.shuffle(pool)
         batches.extend(sorted(batch, key=lengths.__getitem__) for batch in pool)
     return batches, {kind: len(kinds[kind]) / quota for kind, quota in quotas.items()}

@@ -77,7 +77,9 @@ class Job:
         """Fresh episodes: `samples` from after every step of the first `trajectories` demonstrations."""
         experts = self.run.demonstrations()
         if trajectories > len(experts):
-            raise ValueError(f"the run has {len(experts)} demonstrations, not {trajectories}; give fewer --trajectories")
+            raise ValueError(
+                f"the run has {len(experts)} demonstrations, not {trajectories}; give fewer --trajectories"
+            )
         states = self.run.states(experts)
         found = []
         for expert in experts[:trajectories]:
@@ -258,7 +260,7 @@ class _Talk(TextEnv):
         super().__init__()
         self.answer, self.turns = answer, turns
 
-    def clone(self) -> "_Talk":
+    def clone(self) -> _Talk:
         return _Talk(self.answer, self.turns)
 
     def step(self, action: str):

@@ -1,7 +1,7 @@
 """Best-of-N: the SFT policy plays every test task N times, and one of the episodes counts. No training.
 
-    best-of-n-oracle   the one with the highest outcome: what a perfect judge could make of the SFT policy
-    best-of-n          the one whose last action the learned step reward model likes best (`reward_model.py`)
+best-of-n-oracle   the one with the highest outcome: what a perfect judge could make of the SFT policy
+best-of-n          the one whose last action the learned step reward model likes best (`reward_model.py`)
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Branch:
     trunk: Trunk | None = None
     visible: int = 0
     length: int = 0
-    store: "_Store | None" = None
+    store: _Store | None = None
     slot: int = -1
 
 
@@ -60,7 +60,7 @@ class _Store:
         self.branches: list[Branch] = []
         self.layers: list[list[torch.Tensor]] = []
 
-    def add(self, branch: Branch, source: "_Store | None" = None, slot: int = -1):
+    def add(self, branch: Branch, source: _Store | None = None, slot: int = -1):
         """Give a branch the next slot, with the tokens that it holds in a slot of `source`."""
         branch.store, branch.slot = self, len(self.branches)
         self.branches.append(branch)
@@ -125,7 +125,7 @@ class _Layer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, cache: "BranchedCache", number: int):
+    def __init__(self, cache: BranchedCache, number: int):
         super().__init__()
         self.cache, self.number = cache, number
 
@@ -372,15 +372,19 @@ class Forest:
         for layer in self.cache.layers:
             layer.new = None
         try:
-            logits = self.causal(
-                input_ids=torch.tensor([tokens], device=self.device),
-                position_ids=positions[None],
-                # Who sees what is the cache's business; a mask of four dimensions keeps transformers from making one.
-                attention_mask=torch.zeros(1, 1, 1, 1, device=self.device),
-                past_key_values=self.cache,
-                use_cache=True,
-                logits_to_keep=torch.tensor(wanted, device=self.device),
-            ).logits[0].float()
+            logits = (
+                self.causal(
+                    input_ids=torch.tensor([tokens], device=self.device),
+                    position_ids=positions[None],
+                    # Who sees what is the cache's business; a mask of four dimensions keeps transformers from making one.
+                    attention_mask=torch.zeros(1, 1, 1, 1, device=self.device),
+                    past_key_values=self.cache,
+                    use_cache=True,
+                    logits_to_keep=torch.tensor(wanted, device=self.device),
+                )
+                .logits[0]
+                .float()
+            )
         except AttributeError as error:
             if isinstance(error.obj, _Layer):
                 raise unknown_attention(self.causal.config, "a use of cached keys other than attention") from error

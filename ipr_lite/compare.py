@@ -184,9 +184,14 @@ def _share(run: Run, other: Path) -> None:
     if any(theirs[name] != getattr(run.config, name) for name in _OF_SFT):
         return
     names, stages = ["demonstrations.jsonl", "sft_log.csv", "expert_step_rewards.jsonl"], ["sft"]
-    names += [f"evaluations/{p.name}" for a in ("base", "sft", "expert") for p in other.glob(f"evaluations/{a}-*.jsonl")]
+    names += [
+        f"evaluations/{p.name}" for a in ("base", "sft", "expert") for p in other.glob(f"evaluations/{a}-*.jsonl")
+    ]
     if all(theirs[name] == getattr(run.config, name) for name in _OF_PAIRS):
-        names += [f"iteration-1/{name}" for name in ("explorations.jsonl", "step_rewards.jsonl", "pairs.jsonl", "pair_counts.json")]
+        names += [
+            f"iteration-1/{name}"
+            for name in ("explorations.jsonl", "step_rewards.jsonl", "pairs.jsonl", "pair_counts.json")
+        ]
         stages += ["iteration-1/explore", "iteration-1/score"]
     spent = json.loads((other / "budget.json").read_text(encoding="utf-8"))
     for stage in stages:
@@ -216,7 +221,9 @@ def _keep_fit(run: Run, path: Path, command: str) -> None:
         return
     keys = {"scale": scale_name(run.config), "setting": run.config.setting, "seed": run.config.seed}
     row = keys | json.loads(facts.read_text(encoding="utf-8"))
-    keep_rows(path, [row], FIT_COLUMNS, tuple(keys), command, lambda row: (row["scale"], row["setting"], int(row["seed"])))
+    keep_rows(
+        path, [row], FIT_COLUMNS, tuple(keys), command, lambda row: (row["scale"], row["setting"], int(row["seed"]))
+    )
 
 
 def _log(path: Path, command: str, lines: list[str]) -> None:

@@ -123,7 +123,7 @@ class Config:
         ]
         return " ".join(changed) or "default"
 
-    def with_setting(self, text: str) -> "Config":
+    def with_setting(self, text: str) -> Config:
         """This config with `option=value ...` changed; `default` changes nothing.
 
         Raises ValueError for an unknown option or a value of the wrong kind.
@@ -164,12 +164,5 @@ SAVINGS = {
 """What spares work in rollouts and scoring; each can be switched off with `--without`."""
 
 
-QUICK = {
-    "demonstrations": 40,
-    "iterations": 1,
-    "samples": 2,
-    "updates": 10,
-    "dev": 20,
-    "test": 40,
-}
+QUICK = {"demonstrations": 40, "iterations": 1, "samples": 2, "updates": 10, "dev": 20, "test": 40}
 """What `--quick` changes: a minute's run that shows every stage, and no effect to speak of."""

@@ -75,10 +75,7 @@ def write_sql(folder: Path) -> list[Path]:
         random.Random(f"order/{split}").shuffle(found)
         tasks[split] = found[:n_tasks]
     levels = Counter(task.setup["hardness"] for found in tasks.values() for task in found)
-    about = {
-        "databases": len(worlds),
-        "levels": ", ".join(f"{levels[level]} {level}" for level in sql_hardness.LEVELS),
-    }
+    about = {"databases": len(worlds), "levels": ", ".join(f"{levels[level]} {level}" for level in sql_hardness.LEVELS)}
     return _write_world(folder, "sql", SQL(databases, tasks["train"]), tasks, sql_experts, lines, about)
 
 

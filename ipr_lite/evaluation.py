@@ -268,7 +268,18 @@ def effect_markdown(table: pd.DataFrame) -> str:
 def effect_cells(table: pd.DataFrame) -> tuple[tuple[str, ...], list[tuple]]:
     """Header and lines of an effect table, as people read them."""
     baseline = table.attrs.get("baseline", "baseline")
-    header = ("method", "env", "setting", "precision", "seeds", "reward", "95 % interval", f"minus {baseline}", "95 % interval", "pairs")
+    header = (
+        "method",
+        "env",
+        "setting",
+        "precision",
+        "seeds",
+        "reward",
+        "95 % interval",
+        f"minus {baseline}",
+        "95 % interval",
+        "pairs",
+    )
     rows = [
         (
             row.method, row.env, row.setting, row.precision, row.seeds, show(row.mean),

@@ -33,7 +33,7 @@ class Work:
     passes: int = 0
     seen: int = 0
 
-    def __add__(self, other: "Work") -> "Work":
+    def __add__(self, other: Work) -> Work:
         sums = (a + b for a, b in zip(vars(self).values(), vars(other).values()))
         work = Work(*sums)
         work.passes = max(self.passes, other.passes)

@@ -101,7 +101,7 @@ def _chat(record: Record, name: str) -> list[Message]:
     for index, turn in enumerate(turns):
         place = f"field '{name}[{index}]'"
         if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
-            raise DataError(f"{place}: not a turn; write {{\"from\": \"human\" or \"gpt\", \"value\": text}}")
+            raise DataError(f'{place}: not a turn; write {{"from": "human" or "gpt", "value": text}}')
         if turn["from"] not in _ROLES:
             raise DataError(f"{place}: 'from' is {turn['from']!r}; it must be human or gpt")
         if not isinstance(turn["value"], str):

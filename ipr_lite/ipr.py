@@ -22,24 +22,9 @@ from ipr_lite.lab import Lab, Weights
 from ipr_lite.model import adapter_weights, save_merged, set_adapter_weights
 from ipr_lite.originals import authors
 from ipr_lite.out_of_memory import with_advice
-from ipr_lite.pairs import (
-    Exploration,
-    contrasts,
-    empty_counts,
-    explore,
-    outcome_pairs,
-    step_pairs,
-    steps_to_score,
-)
+from ipr_lite.pairs import Exploration, contrasts, empty_counts, explore, outcome_pairs, step_pairs, steps_to_score
 from ipr_lite.plan import pairs_line, plan
-from ipr_lite.records import (
-    Pair,
-    StepReward,
-    read_pairs,
-    read_step_rewards,
-    write_pairs,
-    write_step_rewards,
-)
+from ipr_lite.records import Pair, StepReward, read_pairs, read_step_rewards, write_pairs, write_step_rewards
 from ipr_lite.report import report
 from ipr_lite.reward_model import predicted_step_rewards
 from ipr_lite.rollout import stable_seed
@@ -114,7 +99,11 @@ class Run(Lab):
                 for expert in experts[: self.config.showcase]
                 for t in range(1, expert.steps + 1)
             ]
-            known = {_key(r): r for r in self._scored()} if self.config.saves("reuse") and self.config.scorer == "sft" else {}
+            known = (
+                {_key(r): r for r in self._scored()}
+                if self.config.saves("reuse") and self.config.scorer == "sft"
+                else {}
+            )
             new = {_key(s): s for s in showcase + wanted + in_vain if _key(s) not in known}
             if new:
                 known |= dict(zip(new, self._judge(list(new.values()), iteration)))

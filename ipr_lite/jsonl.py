@@ -105,10 +105,7 @@ def _parse(line: str) -> Record:
             "every line must be one whole JSON object: correct or remove the line"
         ) from None
     if not isinstance(record, dict):
-        raise DataError(
-            f"a {type(record).__name__} where a JSON object is needed; "
-            "write one record {...} per line"
-        )
+        raise DataError(f"a {type(record).__name__} where a JSON object is needed; write one record {{...}} per line")
     check_schema(record)
     return record
 

@@ -50,8 +50,9 @@ def agent_logps(logits: Tensor, input_ids: Tensor, mask: Tensor) -> Tensor:
     return per_token.masked_fill(~written_by_agent, 0.0).sum(dim=-1)
 
 
-def dpo_loss(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor,
-             ref_rejected: Tensor, beta: float = 0.1) -> Tensor:
+def dpo_loss(
+    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float = 0.1
+) -> Tensor:
     """-log sigmoid(margin) of each pair, from summed log-probabilities of shape (pairs,).
 
     margin = beta * [(policy - reference) on the chosen - (policy - reference) on the rejected].
@@ -73,8 +74,9 @@ def sft_loss(policy_chosen: Tensor, chosen_tokens: Tensor, per: str = "token") -
     return -policy_chosen.sum() / divisor
 
 
-def set_sizes(is_outcome: Tensor, chosen_tokens: Tensor, sft_on: str = "outcome_winners",
-              sft_per: str = "token") -> SetSizes:
+def set_sizes(
+    is_outcome: Tensor, chosen_tokens: Tensor, sft_on: str = "outcome_winners", sft_per: str = "token"
+) -> SetSizes:
     """Count a whole set of pairs; `is_outcome` (pairs,) is true on outcome pairs."""
     check_choice("sft_on", sft_on, SFT_ON)
     check_choice("sft_per", sft_per, SFT_PER)
@@ -84,11 +86,22 @@ def set_sizes(is_outcome: Tensor, chosen_tokens: Tensor, sft_on: str = "outcome_
     return SetSizes(float(is_outcome.sum()), float((~is_outcome).sum()), float(sft))
 
 
-def ipr_loss(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor,
-             ref_rejected: Tensor, is_outcome: Tensor, chosen_tokens: Tensor, beta: float = 0.1,
-             w_outcome: float = 1.0, w_step: float = 1.0, w_sft: float = 1.0,
-             sft_on: str = "outcome_winners", sft_per: str = "token",
-             sizes: SetSizes | None = None, stands_for: Tensor | None = None) -> Losses:
+def ipr_loss(
+    policy_chosen: Tensor,
+    policy_rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    is_outcome: Tensor,
+    chosen_tokens: Tensor,
+    beta: float = 0.1,
+    w_outcome: float = 1.0,
+    w_step: float = 1.0,
+    w_sft: float = 1.0,
+    sft_on: str = "outcome_winners",
+    sft_per: str = "token",
+    sizes: SetSizes | None = None,
+    stands_for: Tensor | None = None,
+) -> Losses:
     """Equation 10 over a set of pairs, or its unbiased estimate from a batch of the set.
 
     All tensors are (pairs,). `sft_on` says which winners are imitated: "outcome_winners" (the paper)

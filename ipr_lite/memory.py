@@ -108,9 +108,13 @@ class _Head(torch.autograd.Function):
         return gradients.to(hidden.dtype), None
 
 
-AttentionInterface.register("counted", lambda module, query, key, value, mask, **unused: (
-    _Attention.apply(query, key, value).transpose(1, 2).contiguous(), None
-))
+AttentionInterface.register(
+    "counted",
+    lambda module, query, key, value, mask, **unused: (
+        _Attention.apply(query, key, value).transpose(1, 2).contiguous(),
+        None,
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -159,8 +163,13 @@ def shape(model) -> Shape:
 
 
 def expected(
-    config: PreTrainedConfig, scale: Scale, precision: str = "nf4", dtype: torch.dtype = torch.bfloat16,
-    batch_size: int = 8, device: str = "cuda", stages: tuple[str, ...] = STAGES,
+    config: PreTrainedConfig,
+    scale: Scale,
+    precision: str = "nf4",
+    dtype: torch.dtype = torch.bfloat16,
+    batch_size: int = 8,
+    device: str = "cuda",
+    stages: tuple[str, ...] = STAGES,
 ) -> dict[str, dict[str, int]]:
     """The peak of each stage in bytes, by part: weights, adapters, optimizer, cache, activations.
 

@@ -113,10 +113,7 @@ def load_base(model: str, precision: str = "nf4", attention: str = "sdpa"):
     if precision == "nf4":
         warnings.filterwarnings("ignore", module="bitsandbytes")
         options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
         options["device_map"] = {"": device}
     if folder.exists():
@@ -214,9 +211,7 @@ def merged(policy: PeftModel, weights: dict[str, torch.Tensor] | None):
     identity matrix, so the copy computes what the layer computes.
     """
     base = policy.get_base_model()
-    config = type(base.config).from_dict(
-        {k: v for k, v in base.config.to_dict().items() if k != "quantization_config"}
-    )
+    config = type(base.config).from_dict({k: v for k, v in base.config.to_dict().items() if k != "quantization_config"})
     copy = AutoModelForCausalLM.from_config(config, attn_implementation=base.config._attn_implementation).float()
     # The caches of rotary embeddings and tied heads are the copy's own; weights come from below.
     target = dict(copy.named_modules())

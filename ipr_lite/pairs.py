@@ -134,9 +134,7 @@ def contrasts(
     return left
 
 
-def steps_to_score(
-    left: list[tuple[Trajectory, Exploration]], states: dict[str, list[TextEnv]]
-) -> list[ScoredStep]:
+def steps_to_score(left: list[tuple[Trajectory, Exploration]], states: dict[str, list[TextEnv]]) -> list[ScoredStep]:
     """For every contrast, the expert's step and the agent's, in turn."""
     steps = []
     for expert, exploration in left:
@@ -147,10 +145,7 @@ def steps_to_score(
 
 
 def outcome_pairs(
-    experts: list[Trajectory],
-    explorations: list[Exploration],
-    rule: PairRule,
-    counts: dict[str, dict[str, int]],
+    experts: list[Trajectory], explorations: list[Exploration], rule: PairRule, counts: dict[str, dict[str, int]]
 ) -> list[Pair]:
     """Outcome pairs: explorations from t = 1 against the expert; ties (within tau) are dropped."""
     expert_of = {expert.id: expert for expert in experts}
@@ -208,10 +203,7 @@ def _pair(
     rule: PairRule,
     agent_wins: bool,
 ) -> Pair:
-    sides = [
-        (agent.suffix(step), agent_reward, agent.reward),
-        (expert.suffix(step), expert_reward, expert.reward),
-    ]
+    sides = [(agent.suffix(step), agent_reward, agent.reward), (expert.suffix(step), expert_reward, expert.reward)]
     if not agent_wins:
         sides.reverse()
     (chosen, chosen_reward, chosen_outcome), (rejected, rejected_reward, rejected_outcome) = sides

@@ -60,7 +60,14 @@ def generate_continuously(model, chat: Chat, temperature: float, max_new_tokens:
 
 
 def play(
-    episodes: list[Episode], write: Write, chat: Chat, *, batch_size: int, max_new_tokens: int, max_length: int, agent: str
+    episodes: list[Episode],
+    write: Write,
+    chat: Chat,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    max_length: int,
+    agent: str,
 ) -> list[Trajectory]:
     """Play every episode to its end, turn after turn; trajectories in the order of `episodes`.
 

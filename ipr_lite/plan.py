@@ -84,8 +84,7 @@ def plan(run) -> str:
     updates = sft_updates + c.iterations * c.updates
     lines = [
         f"{c.env}, scale {c.scale}, {c.precision}, seed {c.seed}: {pick_device()[2]}",
-        f"{len(experts)} demonstrations with {starts} steps, mean outcome "
-        f"{fmean(t.reward for t in experts):.3f}",
+        f"{len(experts)} demonstrations with {starts} steps, mean outcome {fmean(t.reward for t in experts):.3f}",
         f"{c.iterations} iterations, each: {starts} explorations, about {rollouts} Monte Carlo "
         f"rollouts (N = {c.samples}), {c.updates} updates of {c.batch_size} pairs",
         f"{updates} updates and {episodes} evaluation episodes in all",
@@ -102,8 +101,5 @@ def pairs_line(run, iteration: int) -> str:
     """One line on an iteration's pairs."""
     path = run.file(iteration, "pair_counts.json")
     counts = json.loads(path.read_text(encoding="utf-8"))
-    parts = [
-        f"{kind} pairs: agent wins {c['win']}, ties {c['tie']}, loses {c['lose']}"
-        for kind, c in counts.items()
-    ]
+    parts = [f"{kind} pairs: agent wins {c['win']}, ties {c['tie']}, loses {c['lose']}" for kind, c in counts.items()]
     return f"iteration {iteration}: " + "; ".join(parts) + f", same action {counts['step']['same_action']}"

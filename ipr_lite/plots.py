@@ -83,7 +83,9 @@ def learning_curves(log: Sequence[dict] | pd.DataFrame, title: str = "Training")
     for axis, (label, names) in zip(axes, panels):
         for name, (colour, style) in zip(names, lines):
             drawn = log[["step", name]].dropna()
-            axis.plot(drawn["step"], drawn[name], style, color=colour, label=name, marker="." if len(drawn) < 3 else None)
+            axis.plot(
+                drawn["step"], drawn[name], style, color=colour, label=name, marker="." if len(drawn) < 3 else None
+            )
         if "loss_outcome" in names or "loss_step" in names:
             axis.axhline(_LN2, color="#999999", linewidth=0.8, label="ln 2: no preference yet")
         if names == ["accuracy"]:
@@ -188,7 +190,9 @@ def effect_forest(table: pd.DataFrame) -> Figure:
     sure = [name for row, name in zip(rows, names) if row.difference_low > 0]
     takeaway = "interval above 0: " + ", ".join(sure) if sure else "no interval lies above zero"
     styles = [(PALETTE.get(row.method, _OTHER), MARKERS.get(row.method, "h")) for row in rows]
-    return forest(lines, f"reward minus {baseline}, paired by seed (95 % interval)", f"Gain over {baseline}", takeaway, styles)
+    return forest(
+        lines, f"reward minus {baseline}, paired by seed (95 % interval)", f"Gain over {baseline}", takeaway, styles
+    )
 
 
 def forest(
@@ -255,14 +259,21 @@ def rollout_speed(rows: pd.DataFrame) -> Figure:
     found = rates.groupby("way", sort=False)[["rate", "best"]].median()[::-1]
     for place, row in enumerate(found.itertuples()):
         ours = row.Index in ("ours", "unshared", "unguessed", "unmerged")
-        ways.barh(place, row.rate, 0.65, color=PALETTE["ipr" if ours else "base"], alpha=1 if row.Index == "ours" else 0.6)
-        ways.plot([row.best] * 2, [place - 0.4, place + 0.4], color="#d55e00", linewidth=2, label="" if place else "the floor")
+        ways.barh(
+            place, row.rate, 0.65, color=PALETTE["ipr" if ours else "base"], alpha=1 if row.Index == "ours" else 0.6
+        )
+        ways.plot(
+            [row.best] * 2, [place - 0.4, place + 0.4], color="#d55e00", linewidth=2, label="" if place else "the floor"
+        )
         ways.annotate(f" {row.rate:,.0f}", (row.rate, place), va="center", fontsize=8)
     ways.set_yticks(range(len(found)), found.index)
     ways.set_xscale("log")
     ways.set_xlabel("rollouts a second (log scale)")
     ways.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
-    for axis, part, label in ((samples, "samples", "rollouts N of a step"), (tasks, "trajectories", "expert trajectories")):
+    for axis, part, label in (
+        (samples, "samples", "rollouts N of a step"),
+        (tasks, "trajectories", "expert trajectories"),
+    ):
         if part not in parts:
             continue
         median = parts[part].groupby(part)[["seconds", "floor"]].median()
@@ -280,7 +291,11 @@ def rollout_speed(rows: pd.DataFrame) -> Figure:
     title = f"{job['rollouts']} rollouts from the steps of {job['trajectories']} trajectories, N = {job['samples']}"
     runs = rates["run"].nunique()
     share = (found["rate"] / found["best"]).get("ours", math.nan)
-    return _titled(figure, f"{title} (median of n = {runs} runs, {job['threads']} threads)", f"ours runs at {share:.0%} of the floor's rate")
+    return _titled(
+        figure,
+        f"{title} (median of n = {runs} runs, {job['threads']} threads)",
+        f"ours runs at {share:.0%} of the floor's rate",
+    )
 
 
 def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list]:

@@ -139,7 +139,9 @@ class Baseline:
         x, y = torch.cat(self.states), torch.cat(self.returns)
         mean, middle = x.mean(0), y.mean()
         x = x - mean
-        weights = torch.linalg.solve(x.T @ x + RIDGE * len(x) * x.var(0).mean() * torch.eye(x.shape[1]), x.T @ (y - middle))
+        weights = torch.linalg.solve(
+            x.T @ x + RIDGE * len(x) * x.var(0).mean() * torch.eye(x.shape[1]), x.T @ (y - middle)
+        )
         return (states - mean) @ weights + middle
 
     def add(self, states: Tensor, returns: Tensor) -> None:

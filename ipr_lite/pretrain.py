@@ -138,9 +138,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> PreT
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(
-                Regex(r"\d{1,2}|[ _]?[A-Za-z]+| ?[^\sA-Za-z0-9]+|\s"), behavior="isolated"
-            ),
+            pre_tokenizers.Split(Regex(r"\d{1,2}|[ _]?[A-Za-z]+| ?[^\sA-Za-z0-9]+|\s"), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -179,9 +177,7 @@ class Muon(torch.optim.Muon):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                momentum = self.state[parameter].setdefault(
-                    "momentum_buffer", torch.zeros_like(parameter.grad)
-                )
+                momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter.grad))
                 momentum.lerp_(parameter.grad, 1 - group["momentum"])
                 update = parameter.grad.lerp(momentum, group["momentum"])
                 update = orthogonalised(update, group["ns_coefficients"], group["ns_steps"])
@@ -266,9 +262,7 @@ def architecture(tokenizer: PreTrainedTokenizerFast, settings: PretrainSettings)
 def _loss(model, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Weighted mean negative log-likelihood of tokens 1.. given those before them."""
     logits = model(input_ids=ids).logits[:, :-1]
-    nll = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-    )
+    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     weights = weights[:, 1:].flatten()
     return (nll * weights).sum() / weights.sum()
 
@@ -306,8 +300,7 @@ def pretrain(
     examples = [e for e in examples if len(e.input_ids) <= settings.context]
     for step, batch in enumerate(batches(examples, settings.batch_tokens, rng), start=1):
         talks = [
-            (e.input_ids, [1.0 if agent else settings.observation_weight for agent in e.agent_mask])
-            for e in batch
+            (e.input_ids, [1.0 if agent else settings.observation_weight for agent in e.agent_mask]) for e in batch
         ]
         factor = min(1.0, step / 20) * max(0.02, 1 - seen / settings.tokens)
         ids, weights = padded(talks, tokenizer.pad_token_id)

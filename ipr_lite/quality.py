@@ -31,7 +31,9 @@ DRAWS = 200
 """How often `pair_quality` draws N of the samples of each contrast."""
 
 
-def measure(run: Run, truth: Path, test: Path, samples: int, limit: int, agents: Sequence[str], tasks: int, command: str):
+def measure(
+    run: Run, truth: Path, test: Path, samples: int, limit: int, agents: Sequence[str], tasks: int, command: str
+):
     """Put a run's rows into the two files, of contrasts and of test episodes, unless they hold its seed already."""
     mine = {"env": run.config.env, "seed": run.config.seed}
     jobs = (

@@ -47,7 +47,7 @@ class StepReward:
         return _to_record(self)
 
     @classmethod
-    def from_record(cls, record: Record) -> "StepReward":
+    def from_record(cls, record: Record) -> StepReward:
         """Raises DataError that names the field and the remedy."""
         samples = field_of(record, "samples", list)
         for index in range(len(samples)):
@@ -95,7 +95,7 @@ class Pair:
         return _to_record(self)
 
     @classmethod
-    def from_record(cls, record: Record) -> "Pair":
+    def from_record(cls, record: Record) -> Pair:
         """Raises DataError that names the field and the remedy."""
         return cls(
             prompt=messages_of(record, "prompt", ("system", "user"), ("user",)),

@@ -35,7 +35,12 @@ from ipr_lite.viewer import page, pair_html, table_html, trajectory_html
 
 T = TypeVar("T")
 
-_STAGES = (("explorations.jsonl", "explore"), ("step_rewards.jsonl", "score"), ("pairs.jsonl", "pair"), ("train_log.csv", "train"))
+_STAGES = (
+    ("explorations.jsonl", "explore"),
+    ("step_rewards.jsonl", "score"),
+    ("pairs.jsonl", "pair"),
+    ("train_log.csv", "train"),
+)
 _OPTIONS = ("env", "data", "scale", "model", "precision", "seed", "out")
 
 
@@ -122,7 +127,9 @@ def _notes(run: _Run) -> str:
 
 def _summary(run: _Run) -> str:
     env = escape(str(run.config.get("env", "text")))
-    told = [f"An agent was to learn the {env} world from {len(run.demonstrations)} demonstrations and {_rounds(run)} of IPR."]
+    told = [
+        f"An agent was to learn the {env} world from {len(run.demonstrations)} demonstrations and {_rounds(run)} of IPR."
+    ]
     split = _headline_split(run)
     reward = {row["agent"]: row for row in run.metrics if row["split"] == split}
     chosen = "ipr" if "ipr" in reward else run.selected.get("agent")
@@ -181,14 +188,18 @@ def _agents(run: _Run) -> str:
     split = _headline_split(run)
     if not any(row["split"] == split for row in run.metrics):
         return table
-    return table + figure_html(plots.reward_by_agent(run.metrics, split), f"Mean outcome reward on {split}; the dashed line is the expert.")
+    return table + figure_html(
+        plots.reward_by_agent(run.metrics, split), f"Mean outcome reward on {split}; the dashed line is the expert."
+    )
 
 
 def _curves(run: _Run) -> str:
     names = [("sft_log.csv", "SFT"), *((f"iteration-{n}/train_log.csv", f"Round {n}") for n in run.iterations)]
     figures = []
     for name, title in names:
-        figure = run.read(name, lambda path: plots.learning_curves(pd.read_csv(path, comment="#", encoding="utf-8"), title))
+        figure = run.read(
+            name, lambda path: plots.learning_curves(pd.read_csv(path, comment="#", encoding="utf-8"), title)
+        )
         if figure is not None:
             figures.append(figure_html(figure, f"{title}, from {name}."))
     return "".join(figures)
@@ -196,7 +207,9 @@ def _curves(run: _Run) -> str:
 
 def _counts(run: _Run) -> str:
     counted = [(n, run.read(f"iteration-{n}/pair_counts.json", _read_json)) for n in run.iterations]
-    rows = [(n, kind, counts) for n, found in counted if found for kind, counts in found.items() if isinstance(counts, dict)]
+    rows = [
+        (n, kind, counts) for n, found in counted if found for kind, counts in found.items() if isinstance(counts, dict)
+    ]
     if not rows:
         return ""
     columns = list(dict.fromkeys(name for _, _, counts in rows for name in counts))
@@ -255,10 +268,16 @@ def _gap(pair: Pair) -> tuple[float, str, int]:
 def _stages(run: _Run) -> str:
     planned = run.config.get("iterations")
     last = max([planned if isinstance(planned, int) else 0, *run.iterations])
-    names = [("demonstrations.jsonl", "demonstrations"), ("sft_log.csv", "SFT"), ("expert_step_rewards.jsonl", "score the expert")]
+    names = [
+        ("demonstrations.jsonl", "demonstrations"),
+        ("sft_log.csv", "SFT"),
+        ("expert_step_rewards.jsonl", "score the expert"),
+    ]
     names += [(f"iteration-{n}/{name}", f"round {n}: {what}") for n in range(1, last + 1) for name, what in _STAGES]
     names += [("selected.json", "choose on dev"), ("metrics.csv", "evaluate")]
-    return table_html(("stage", "file", "state"), [(what, name, "done" if run.has(name) else "missing") for name, what in names])
+    return table_html(
+        ("stage", "file", "state"), [(what, name, "done" if run.has(name) else "missing") for name, what in names]
+    )
 
 
 def _again(run: _Run) -> str:

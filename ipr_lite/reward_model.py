@@ -25,8 +25,8 @@ from ipr_lite.artefacts import whole
 from ipr_lite.chat import Chat
 from ipr_lite.jsonl import write_whole
 from ipr_lite.model import adapter_weights, set_adapter_weights
-from ipr_lite.rollout import stable_seed
 from ipr_lite.records import StepReward
+from ipr_lite.rollout import stable_seed
 from ipr_lite.step_reward import ScoredStep, monte_carlo, steps_of
 from ipr_lite.trajectory import Message, Trajectory, read_trajectories, write_trajectories
 
@@ -57,7 +57,7 @@ class RewardModel:
         save_file({"head": self.head.contiguous()}, folder / "head.safetensors")
 
     @classmethod
-    def load(cls, folder: Path) -> "RewardModel":
+    def load(cls, folder: Path) -> RewardModel:
         """Raises FileNotFoundError where `save` wrote nothing."""
         return cls(load_file(folder / "adapter_model.safetensors"), load_file(folder / "head.safetensors")["head"])
 
@@ -146,7 +146,13 @@ def fit_quality(predicted: Sequence[float], labels: Sequence[float]) -> dict[str
     x, y = torch.tensor(predicted, dtype=torch.float64), torch.tensor(labels, dtype=torch.float64)
     error, spread = (x - y).square().mean().item(), (y - y.mean()).square().mean().item()
     correlation = torch.corrcoef(torch.stack([x, y]))[0, 1].item()
-    return {"mse": error, "mse_of_mean": spread, "explained": 1 - error / spread, "correlation": correlation, "steps": len(labels)}
+    return {
+        "mse": error,
+        "mse_of_mean": spread,
+        "explained": 1 - error / spread,
+        "correlation": correlation,
+        "steps": len(labels),
+    }
 
 
 def predicted_step_rewards(run, steps: Sequence[ScoredStep]) -> list[StepReward]:

@@ -108,7 +108,7 @@ class _Row:
     invalid: int = 0
     tokens: int = 0
     ended: tuple[float, bool, dict] | None = None
-    joined: tuple["_Row", int, int] | None = None
+    joined: tuple[_Row, int, int] | None = None
 
 
 def _shared(a: list[int], b: list[int]) -> int:
@@ -177,9 +177,7 @@ class Rollouts:
         self.actions_taken = self.tokens_written = self.tokens_read = self.passes = 0
 
     @torch.inference_mode()
-    def play(
-        self, episodes: list[Episode], progress: Callable[[int, int], None] | None = None
-    ) -> list[Trajectory]:
+    def play(self, episodes: list[Episode], progress: Callable[[int, int], None] | None = None) -> list[Trajectory]:
         """Play every episode to its end; trajectories in the order of `episodes`.
 
         `extra` of a trajectory holds `invalid` (actions the world did not accept), `tokens`

@@ -1,6 +1,6 @@
 """What every round of a run has made, from the files of its folder alone: pairs, what was reused, dev reward.
 
-    python -m ipr_lite.rounds "runs/shop/default/seed-*" --results data/results/shop_rounds.csv
+python -m ipr_lite.rounds "runs/shop/default/seed-*" --results data/results/shop_rounds.csv
 """
 
 from __future__ import annotations

@@ -75,9 +75,7 @@ class ServedRollouts:
         self.sampling = 0
         self.actions_taken = self.tokens_written = 0
 
-    def play(
-        self, episodes: list[Episode], progress: Callable[[int, int], None] | None = None
-    ) -> list[Trajectory]:
+    def play(self, episodes: list[Episode], progress: Callable[[int, int], None] | None = None) -> list[Trajectory]:
         """Play every episode to its end; trajectories in the order of `episodes`, with the `extra` of `Rollouts.play`.
 
         Greedily, one history is asked about once, however many episodes share it. Raises ServerError; the journal then
@@ -117,7 +115,7 @@ class ServedRollouts:
         settings = self.model, self.temperature, self.max_new_tokens, self.max_length
         return f"{stable_seed(settings, episode.task.env, episode.task.id, said, episode.seed):016x}"
 
-    def _go_on(self, talk: "_Talk"):
+    def _go_on(self, talk: _Talk):
         """Ask for the next message of an episode, or end it where its history is too long."""
         if len(self.chat.prompt(talk.messages)) + self.max_new_tokens > self.max_length:
             return self._end(talk, overflow=True)
@@ -130,7 +128,7 @@ class ServedRollouts:
                 self.asked[history] = future
         self.playing.setdefault(future, []).append(talk)
 
-    def _take(self, talk: "_Talk", answer: tuple[str, int] | None):
+    def _take(self, talk: _Talk, answer: tuple[str, int] | None):
         """Hand a message to the world, and go on or end; None: the history did not fit the server's context."""
         if answer is None:
             return self._end(talk, overflow=True)
@@ -150,7 +148,7 @@ class ServedRollouts:
         talk.messages.append({"role": "user", "content": observation})
         self._go_on(talk)
 
-    def _end(self, talk: "_Talk", reward: float = 0.0, success: bool = False, **extra):
+    def _end(self, talk: _Talk, reward: float = 0.0, success: bool = False, **extra):
         talk.trajectory = played(
             talk.episode, talk.messages, self.agent, reward, success, invalid=talk.invalid, tokens=talk.tokens, **extra
         )
@@ -181,7 +179,9 @@ class ServedRollouts:
                     raise self._error(error) from None
                 self.sampling = max(self.sampling, number + 1)
                 if not PLAIN_SAMPLING[self.sampling]:
-                    warnings.warn(f"{self.url} takes no top_k: if it cuts the tail by itself, rollouts are another policy's")
+                    warnings.warn(
+                        f"{self.url} takes no top_k: if it cuts the tail by itself, rollouts are another policy's"
+                    )
         # Half a surrogate pair, which JSON can spell, is in no UTF-8 file.
         text = (said or "").encode("utf-8", "replace").decode("utf-8")
         tokens = answer.usage.completion_tokens if answer.usage else len(self.chat.content(text)) + 1
@@ -224,13 +224,17 @@ class ServedRollouts:
         return f"the server at {self.url} has no model {self.model!r}, it lists {listed} ({_line(told)}); {remedy}"
 
     def _stranger(self) -> ServerError:
-        return ServerError(f"what answers at {self.url} does not speak OpenAI's API; give the --url of a server, up to its /v1")
+        return ServerError(
+            f"what answers at {self.url} does not speak OpenAI's API; give the --url of a server, up to its /v1"
+        )
 
     def _error(self, error: openai.APIError) -> ServerError:
         """What went wrong, in one line that ends with the remedy."""
         status = getattr(error, "status_code", None)
         if status is None:
-            return ServerError(f"no answer from {self.url} ({_line(_told(error))}); start the server there, or correct --url")
+            return ServerError(
+                f"no answer from {self.url} ({_line(_told(error))}); start the server there, or correct --url"
+            )
         if status in (401, 403):
             remedy = "set OPENAI_API_KEY to the server's key"
         elif status == 429 or status >= 500:
@@ -239,7 +243,9 @@ class ServedRollouts:
             remedy = "give the --url up to its /v1, of a server that takes chat completions"
         else:
             remedy = "its log says more"
-        return ServerError(f"the server at {self.url}, model {self.model!r}: HTTP {status}: {_line(_told(error))}; {remedy}")
+        return ServerError(
+            f"the server at {self.url}, model {self.model!r}: HTTP {status}: {_line(_told(error))}; {remedy}"
+        )
 
 
 @dataclass

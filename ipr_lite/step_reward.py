@@ -79,11 +79,7 @@ def steps_of(env: TextEnv, trajectory: Trajectory, who: str) -> list[ScoredStep]
 
 
 def monte_carlo(
-    steps: list[ScoredStep],
-    scorer: Rollouts,
-    n: int,
-    seed: int,
-    progress: Callable[[int, int], None] | None = None,
+    steps: list[ScoredStep], scorer: Rollouts, n: int, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> list[StepReward]:
     """Step rewards of all `steps`, in their order, by `n` rollouts each.
 
@@ -95,10 +91,7 @@ def monte_carlo(
     going_on = [step for step in steps if not step.terminal]
     episodes = [
         Episode(
-            step.env.clone(),
-            step.task,
-            step.messages,
-            stable_seed(seed, step.task.id, step.step, step.action, sample),
+            step.env.clone(), step.task, step.messages, stable_seed(seed, step.task.id, step.step, step.action, sample)
         )
         for step in going_on
         for sample in range(n)

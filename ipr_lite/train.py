@@ -85,8 +85,14 @@ class PreferenceSettings(_Settings):
     schedule: str = "constant_with_warmup"
 
 
-def train_sft(policy: PeftModel, tokenizer, examples: list[Encoded], settings: TrainSettings,
-              out_dir: str | Path, progress: Progress | None = None) -> list[dict]:
+def train_sft(
+    policy: PeftModel,
+    tokenizer,
+    examples: list[Encoded],
+    settings: TrainSettings,
+    out_dir: str | Path,
+    progress: Progress | None = None,
+) -> list[dict]:
     """Clone the demonstrations: negative log-likelihood of agent tokens, a mean over the batch's tokens.
 
     Returns a row per update: step, loss (nats per agent token), learning_rate, grad_norm, tokens
@@ -98,24 +104,44 @@ def train_sft(policy: PeftModel, tokenizer, examples: list[Encoded], settings: T
     lengths = [len(e.input_ids) for e in examples]
     updates = settings.max_steps or math.ceil(settings.epochs * len(examples) / min(settings.batch_size, len(examples)))
     batches, _ = plan_batches(lengths, [False] * len(examples), settings.batch_size, updates, settings.seed)
-    dataset = Dataset.from_list([
-        {"input_ids": e.input_ids, "labels": [t if m else -100 for t, m in zip(e.input_ids, e.agent_mask)]}
-        for e in examples
-    ]).select(itertools.chain(*batches))
+    dataset = Dataset.from_list(
+        [
+            {"input_ids": e.input_ids, "labels": [t if m else -100 for t, m in zip(e.input_ids, e.agent_mask)]}
+            for e in examples
+        ]
+    ).select(itertools.chain(*batches))
     with _lent_to_trl(policy):
         trainer = CloningTrainer(
-            model=policy, args=_arguments(SFTConfig, policy, settings, out_dir, len(batches[0]), updates),
-            processing_class=tokenizer, train_dataset=dataset,
-            data_collator=RightPaddedCollator(pad_token_id=_pad_id(tokenizer)))
+            model=policy,
+            args=_arguments(SFTConfig, policy, settings, out_dir, len(batches[0]), updates),
+            processing_class=tokenizer,
+            train_dataset=dataset,
+            data_collator=RightPaddedCollator(pad_token_id=_pad_id(tokenizer)),
+        )
         rows = _train(trainer, progress)
     tokens = itertools.accumulate(sum(lengths[i] for i in batch) for batch in batches)
-    return [{"step": row["step"], "loss": row["loss"], "learning_rate": row["learning_rate"],
-             "grad_norm": row["grad_norm"], "tokens": seen, "dropped": dropped}
-            for row, seen in zip(rows, tokens)]
+    return [
+        {
+            "step": row["step"],
+            "loss": row["loss"],
+            "learning_rate": row["learning_rate"],
+            "grad_norm": row["grad_norm"],
+            "tokens": seen,
+            "dropped": dropped,
+        }
+        for row, seen in zip(rows, tokens)
+    ]
 
 
-def train_preferences(policy: PeftModel, tokenizer, pairs: list[EncodedPair], settings: PreferenceSettings,
-                      out_dir: str | Path, progress: Progress | None = None, reference: str = "sft") -> list[dict]:
+def train_preferences(
+    policy: PeftModel,
+    tokenizer,
+    pairs: list[EncodedPair],
+    settings: PreferenceSettings,
+    out_dir: str | Path,
+    progress: Progress | None = None,
+    reference: str = "sft",
+) -> list[dict]:
     """One round of IPR's preference training (equation 10), from the policy's present weights.
 
     `reference` is "sft" (IPR: the frozen adapter "sft", in every round) or "current" (ETO: the policy as
@@ -149,14 +175,20 @@ def health(rows: list[dict]) -> list[str]:
     fall = mean("chosen_gain", 0, quarter) - mean("chosen_gain", -quarter)
     found = []
     if fall > 1.0:
-        found.append(f"the log-probability of the chosen side fell by {fall:.1f} nats during the round: "
-                     "lower the learning rate or give the SFT term more weight")
+        found.append(
+            f"the log-probability of the chosen side fell by {fall:.1f} nats during the round: "
+            "lower the learning rate or give the SFT term more weight"
+        )
     if margin > 5.0:
-        found.append(f"the margin ran away to {margin:.1f} (healthy rounds end below 1): "
-                     "lower the learning rate or take fewer updates")
+        found.append(
+            f"the margin ran away to {margin:.1f} (healthy rounds end below 1): "
+            "lower the learning rate or take fewer updates"
+        )
     if mean("accuracy", -quarter) == 1.0 and margin > 1.0 and margin > 1.1 * before:
-        found.append(f"every pair is ranked right and the margin still grows ({margin:.1f}): "
-                     "further updates only memorise the pairs, take fewer")
+        found.append(
+            f"every pair is ranked right and the margin still grows ({margin:.1f}): "
+            "further updates only memorise the pairs, take fewer"
+        )
     return found
 
 
@@ -198,8 +230,11 @@ class AgentTokenCollator(DataCollatorForPreference):
 
     def torch_call(self, examples: list[dict]) -> dict:
         batch = super().torch_call(examples)
-        masks = [torch.tensor([0] * len(e["prompt_ids"]) + e[mask])
-                 for mask in ("chosen_mask", "rejected_mask") for e in examples]
+        masks = [
+            torch.tensor([0] * len(e["prompt_ids"]) + e[mask])
+            for mask in ("chosen_mask", "rejected_mask")
+            for e in examples
+        ]
         batch["completion_mask"] = pad(masks, padding_value=0, padding_side="right")
         batch["is_outcome"] = torch.tensor([e["is_outcome"] for e in examples])
         return batch
@@ -210,11 +245,30 @@ class PreferenceTrainer(_AgentTrainer, DPOTrainer):
 
     # The weights of `ipr_loss` make the parts of a batch add up, so TRL must not average them again.
     loss_is_scaled_for_ga = True
-    columns = ("loss", "loss_outcome", "loss_step", "loss_sft", "accuracy", "margin", "chosen_logp", "rejected_logp",
-               "chosen_logp_per_token", "rejected_logp_per_token", "chosen_gain", "rejected_gain")
+    columns = (
+        "loss",
+        "loss_outcome",
+        "loss_step",
+        "loss_sft",
+        "accuracy",
+        "margin",
+        "chosen_logp",
+        "rejected_logp",
+        "chosen_logp_per_token",
+        "rejected_logp_per_token",
+        "chosen_gain",
+        "rejected_gain",
+    )
 
-    def __init__(self, policy: PeftModel, tokenizer, pairs: list[EncodedPair], settings: PreferenceSettings,
-                 out_dir: str | Path, reference: str = "sft"):
+    def __init__(
+        self,
+        policy: PeftModel,
+        tokenizer,
+        pairs: list[EncodedPair],
+        settings: PreferenceSettings,
+        out_dir: str | Path,
+        reference: str = "sft",
+    ):
         check_choice("reference", reference, ("sft", "current"))
         if reference == "sft" and "sft" not in policy.peft_config:
             raise ValueError('the policy has no adapter "sft", which is the reference')
@@ -228,13 +282,25 @@ class PreferenceTrainer(_AgentTrainer, DPOTrainer):
         tokens = torch.tensor([sum(p.chosen_mask) for p in pairs])
         self.sizes = set_sizes(torch.tensor(is_outcome), tokens, settings.sft_on, settings.sft_per)
         batches, self.stands_for = plan_batches(
-            lengths, is_outcome, settings.batch_size, settings.updates, settings.seed)
+            lengths, is_outcome, settings.batch_size, settings.updates, settings.seed
+        )
         dataset = Dataset.from_list([vars(p) | {"is_outcome": p.kind == "outcome"} for p in pairs])
         super().__init__(
-            model=policy, processing_class=tokenizer, train_dataset=dataset,
+            model=policy,
+            processing_class=tokenizer,
+            train_dataset=dataset,
             data_collator=AgentTokenCollator(pad_token_id=_pad_id(tokenizer)),
-            args=_arguments(DPOConfig, policy, settings, out_dir, len(batches[0]), settings.updates,
-                            beta=settings.beta, remove_unused_columns=False))
+            args=_arguments(
+                DPOConfig,
+                policy,
+                settings,
+                out_dir,
+                len(batches[0]),
+                settings.updates,
+                beta=settings.beta,
+                remove_unused_columns=False,
+            ),
+        )
         if reference == "sft":
             # TRL filled "ref" with the present policy, which after the first round is no longer the SFT policy.
             for name, weight in policy.named_parameters():
@@ -277,15 +343,37 @@ class PreferenceTrainer(_AgentTrainer, DPOTrainer):
         chosen_tokens, rejected_tokens = mask[:, 1:].sum(dim=1).chunk(2)
         stands_for = torch.where(is_outcome, self.stands_for.get(True, 0.0), self.stands_for.get(False, 0.0))
         s = self.settings
-        losses = ipr_loss(chosen, rejected, ref_chosen, ref_rejected, is_outcome, chosen_tokens, s.beta, s.w_outcome,
-                          s.w_step, s.w_sft, s.sft_on, s.sft_per, self.sizes, stands_for)
+        losses = ipr_loss(
+            chosen,
+            rejected,
+            ref_chosen,
+            ref_rejected,
+            is_outcome,
+            chosen_tokens,
+            s.beta,
+            s.w_outcome,
+            s.w_step,
+            s.w_sft,
+            s.sft_on,
+            s.sft_per,
+            self.sizes,
+            stands_for,
+        )
 
         chosen_gain, rejected_gain = chosen - ref_chosen, rejected - ref_rejected
         margin = s.beta * (chosen_gain - rejected_gain)
         # TRL's `log` averages over the parts of a batch (gradient accumulation), but losses add up.
-        values = (*(term * self.args.gradient_accumulation_steps for term in losses), (margin > 0).float().mean(),
-                  margin.mean(), chosen.mean(), rejected.mean(), (chosen / chosen_tokens).mean(),
-                  (rejected / rejected_tokens).mean(), chosen_gain.mean(), rejected_gain.mean())
+        values = (
+            *(term * self.args.gradient_accumulation_steps for term in losses),
+            (margin > 0).float().mean(),
+            margin.mean(),
+            chosen.mean(),
+            rejected.mean(),
+            (chosen / chosen_tokens).mean(),
+            (rejected / rejected_tokens).mean(),
+            chosen_gain.mean(),
+            rejected_gain.mean(),
+        )
         for name, value in zip(self.columns, torch.stack(values).tolist()):
             self._metrics["train"][name].append(value)
         return (losses.total, outputs) if return_outputs else losses.total
@@ -296,12 +384,28 @@ def _arguments(config, policy: PeftModel, settings, out_dir: str | Path, batch_s
     micro = parts_of(batch_size, settings.micro_batch_size)
     on_cpu = policy.device.type == "cpu"
     return config(
-        output_dir=str(out_dir), use_cpu=on_cpu, dataloader_pin_memory=not on_cpu, bf16=False, fp16=False,
-        activation_checkpointing=settings.gradient_checkpointing, max_length=None, max_steps=updates,
-        per_device_train_batch_size=micro, gradient_accumulation_steps=batch_size // micro,
-        learning_rate=settings.learning_rate, lr_scheduler_type=settings.schedule, warmup_steps=settings.warmup,
-        weight_decay=settings.weight_decay, seed=settings.seed, train_sampling_strategy="sequential",
-        logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, **more)
+        output_dir=str(out_dir),
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        bf16=False,
+        fp16=False,
+        activation_checkpointing=settings.gradient_checkpointing,
+        max_length=None,
+        max_steps=updates,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=batch_size // micro,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        seed=settings.seed,
+        train_sampling_strategy="sequential",
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **more,
+    )
 
 
 def _train(trainer, progress: Progress | None) -> list[dict]:
@@ -382,8 +486,10 @@ def _fitting(items: list, length: Callable, settings) -> tuple[list, int]:
     kept = [item for item in items if limit is None or length(item) <= limit]
     dropped = len(items) - len(kept)
     if dropped:
-        message = (f"{dropped} of {len(items)} are longer than max_length={limit} tokens "
-                   f"(the longest has {max(map(length, items))})")
+        message = (
+            f"{dropped} of {len(items)} are longer than max_length={limit} tokens "
+            f"(the longest has {max(map(length, items))})"
+        )
         if settings.too_long == "error" or not kept:
             raise ValueError(message + '; raise max_length, or set too_long="drop" to train without them')
         logger.warning("%s: dropped", message)

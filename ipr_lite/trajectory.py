@@ -59,7 +59,7 @@ class Task:
         }
 
     @classmethod
-    def from_record(cls, record: Record) -> "Task":
+    def from_record(cls, record: Record) -> Task:
         """Raises DataError that names the field and the remedy."""
         return cls(
             id=field_of(record, "id", str),
@@ -149,7 +149,7 @@ class Trajectory:
         }
 
     @classmethod
-    def from_record(cls, record: Record) -> "Trajectory":
+    def from_record(cls, record: Record) -> Trajectory:
         """Raises DataError that names the field and the remedy."""
         head = {key: field_of(record, key, str) for key in ("id", "env", "split")}
         try:

@@ -145,7 +145,11 @@ def _message(text: str) -> str:
 
 
 def _answer(observation: str) -> str:
-    return f'<p class="soft">observation</p>{_message(observation)}' if observation else '<p class="soft">the episode ends</p>'
+    return (
+        f'<p class="soft">observation</p>{_message(observation)}'
+        if observation
+        else '<p class="soft">the episode ends</p>'
+    )
 
 
 def _fold(label: str, text: str) -> str:

@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = "https://github.com/ipr-lite/ipr-lite"
 """Where Colab fetches the project from: a fork changes this line and runs all notebooks."""
 
-COLAB = f'''\
+COLAB = f"""\
 # On Colab this fetches the project and installs what it needs; elsewhere it does nothing.
 import os
 import sys
@@ -26,7 +26,7 @@ import sys
 if "google.colab" in sys.modules:
     get_ipython().system("git clone -q {REPOSITORY} project && cd project && pip install -q -r requirements.txt")
     os.chdir("project/notebooks")
-    sys.path.insert(0, os.path.abspath(".."))'''
+    sys.path.insert(0, os.path.abspath(".."))"""
 QUIET = {
     "CUDA_VISIBLE_DEVICES": "",
     "HF_HUB_OFFLINE": "1",

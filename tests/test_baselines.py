@@ -18,7 +18,9 @@ from ipr_lite.losses import agent_logps, ppo_loss
 from ipr_lite.model import adapter_weights
 from ipr_lite.trajectory import read_trajectories
 
-SMALL = Config(demonstrations=12, sft_epochs=1, iterations=2, samples=2, updates=3, dev=4, test=4, showcase=2, best_of=3)
+SMALL = Config(
+    demonstrations=12, sft_epochs=1, iterations=2, samples=2, updates=3, dev=4, test=4, showcase=2, best_of=3
+)
 
 
 @pytest.fixture(scope="module")
@@ -321,6 +323,8 @@ def test_dev_can_be_scored_without_a_look_at_test(lab, tmp_path):
     shutil.rmtree(place / "evaluations")
     config = replace(Config(), demonstrations=12, iterations=1, dev=4, test=4)
     (place / "config.json").unlink()
-    compare(config, ["sft", "naive-step-dpo"], ["default"], [0], folder, tmp_path / "r.csv", "x", split="dev", quiet=True)
+    compare(
+        config, ["sft", "naive-step-dpo"], ["default"], [0], folder, tmp_path / "r.csv", "x", split="dev", quiet=True
+    )
     assert set(read_results(tmp_path / "r.csv")["split"]) == {"dev"}
     assert not list((place / "evaluations").glob("*-test.jsonl"))

@@ -46,9 +46,7 @@ def test_a_pair_masks_its_observations(tokenizer):
     pair = Pair(TALK[:2], TALK[2:], [{"role": "assistant", "content": "c"}], "outcome", "t", 1)
     encoded = Chat(tokenizer).encode_pair(pair)
     assert encoded.prompt_ids == ids(tokenizer, "<|system|>", "s", "<|user|>", "u", "<|assistant|>")
-    assert encoded.chosen_ids == ids(
-        tokenizer, "a", "<|end|>", "<|user|>", "v", "<|assistant|>", "b", "<|end|>"
-    )
+    assert encoded.chosen_ids == ids(tokenizer, "a", "<|end|>", "<|user|>", "v", "<|assistant|>", "b", "<|end|>")
     assert encoded.chosen_mask == [1, 1, 0, 0, 0, 1, 1]
     assert encoded.rejected_ids == ids(tokenizer, "c", "<|end|>")
     assert encoded.rejected_mask == [1, 1]
@@ -65,8 +63,7 @@ def test_markup_in_a_message_is_only_text(tokenizer):
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer):
     forgetful = CHAT_TEMPLATE.replace(
-        "{{ message.content }}",
-        "{{ message.content if message.role != 'assistant' or loop.last else 'gone' }}",
+        "{{ message.content }}", "{{ message.content if message.role != 'assistant' or loop.last else 'gone' }}"
     )
     tokenizer.chat_template = forgetful
     with pytest.raises(ValueError, match="chat template"):

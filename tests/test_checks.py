@@ -280,10 +280,18 @@ WRONG = [
     ("name_faults", named(C="seed", A="sound"), "Look at A again: no curve shows it"),
     ("name_faults", named(A="mask", B="seed", C="reference", D="sound", E="ties"), "0 of 5 are right"),
     ("bits_per_weight", lambda block, bits, group: 4 + bits / block, "stores a float32 too"),
-    ("bits_per_weight", lambda block, bits, group: 4 + bits / block + (32 / group if group else 0), "shared by all weights"),
+    (
+        "bits_per_weight",
+        lambda block, bits, group: 4 + bits / block + (32 / group if group else 0),
+        "shared by all weights",
+    ),
     ("bits_per_weight", lambda *case: bits_per_weight(*case) - 4, "the codes themselves"),
     ("bits_per_weight", lambda *case: 4, "add the code"),
-    ("episodes_that_fit", lambda free, layers, heads, head, tokens: free / (4 * layers * heads * head * tokens), "rounded down"),
+    (
+        "episodes_that_fit",
+        lambda free, layers, heads, head, tokens: free / (4 * layers * heads * head * tokens),
+        "rounded down",
+    ),
     ("episodes_that_fit", lambda free, *rest: episodes_that_fit(2 * free, *rest), "two numbers of two bytes"),
     ("episodes_that_fit", lambda free, *rest: episodes_that_fit(free, *rest) // 2, "two bytes, not four"),
     ("episodes_that_fit", lambda free, layers, *rest: episodes_that_fit(free, 1, *rest), "every layer has its own"),
@@ -293,8 +301,16 @@ WRONG = [
     ("budget", lambda sft, rounds, r: spent(sft, rounds, max(r - 1, 0)), "a round is missing"),
     ("budget", lambda sft, rounds, r: spent(sft, rounds, r + 1), "a round too many"),
     ("budget", lambda sft, rounds, r: spent(sft, rounds, 3), "(a round too many|every round)"),
-    ("budget", lambda sft, rounds, r: (sum(o["explore"] for o in rounds[:r]), spent(sft, rounds, r)[1]), "scoring takes actions too"),
-    ("budget", lambda sft, rounds, r: (sum(o["score"] for o in rounds[:r]), spent(sft, rounds, r)[1]), "exploring takes actions too"),
+    (
+        "budget",
+        lambda sft, rounds, r: (sum(o["explore"] for o in rounds[:r]), spent(sft, rounds, r)[1]),
+        "scoring takes actions too",
+    ),
+    (
+        "budget",
+        lambda sft, rounds, r: (sum(o["score"] for o in rounds[:r]), spent(sft, rounds, r)[1]),
+        "exploring takes actions too",
+    ),
     ("budget", lambda sft, rounds, r: (7, 7), "add explore and score"),
     ("budget", lambda sft, rounds, r: spent(0, rounds, r), "before the first round"),
     ("budget", lambda sft, rounds, r: spent(sft * r, rounds, r), "trained once, not in every round"),
@@ -348,10 +364,20 @@ WRONG = [
     ("best_setting", lambda *case: (7, 0.01), "no row of the table"),
     ("best_setting", lambda *case: 5, "give two numbers"),
     ("best_setting", lambda table, *case: table[0], "give two numbers"),
-    ("best_setting", lambda table, rollouts, limit: best_setting([row | {"wrong": 0.0} for row in table if row["wrong"] <= limit], rollouts, 1), "another row more"),
+    (
+        "best_setting",
+        lambda table, rollouts, limit: best_setting(
+            [row | {"wrong": 0.0} for row in table if row["wrong"] <= limit], rollouts, 1
+        ),
+        "another row more",
+    ),
     ("best_setting", lambda *case: (5, 0.35), "another row more"),
     ("one_sided", lambda firsts, limit: sorted({r for _, r in firsts}), "is chosen in a pair"),
-    ("one_sided", lambda firsts, limit: sorted({r for _, r in firsts} - {c for c, _ in firsts}), "not more than the limit"),
+    (
+        "one_sided",
+        lambda firsts, limit: sorted({r for _, r in firsts} - {c for c, _ in firsts}),
+        "not more than the limit",
+    ),
     ("one_sided", lambda firsts, limit: [], "is missing"),
     ("one_sided", lambda firsts, limit: one_sided(firsts, limit)[::-1], "each kind once, sorted"),
     ("one_sided", lambda firsts, limit: 1, "a sorted list"),
@@ -366,7 +392,11 @@ WRONG = [
     ("smoothed", lambda m, e: m, "with probability 1 - e"),
     ("smoothed", lambda m, e: 0.7, "give a tensor"),
     ("balanced", lambda pairs, seed: pairs[::-1], "in the order they came in"),
-    ("balanced", lambda pairs, seed: [flipped(p) if i % 3 else p for i, p in enumerate(pairs)], "draw within each kind"),
+    (
+        "balanced",
+        lambda pairs, seed: [flipped(p) if i % 3 else p for i, p in enumerate(pairs)],
+        "draw within each kind",
+    ),
     ("balanced", lambda pairs, seed: balanced(pairs, 0), "must depend on the seed"),
     ("balanced", lambda pairs, seed: balanced(pairs, random.random()), "not from the global generator"),
     ("balanced", lambda pairs, seed: [replace(p, chosen=p.rejected) for p in pairs], "half turned round"),
@@ -379,38 +409,81 @@ WRONG = [
     ("agent_mask", lambda turns: [1 - value for value in mask(turns)], "token 0"),
     ("agent_mask", lambda turns: 1, "must be a list of 0 and 1"),
     ("agent_mask", searching_mask, "the agent only reads them"),
-    ("agent_mask", lambda turns: [v if i < len(mask(turns)) - 1 else 0 for i, v in enumerate(mask(turns))], "learn to stop"),
+    (
+        "agent_mask",
+        lambda turns: [v if i < len(mask(turns)) - 1 else 0 for i, v in enumerate(mask(turns))],
+        "learn to stop",
+    ),
     ("skipped", lambda t: [], "was skipped"),
     ("skipped", lambda t: t.task.setup["goal_options"], "is not skipped"),
     ("skipped", lambda t: [w for w in t.task.setup["goal_options"] if w not in str(t.actions)], "not a search"),
-    ("skipped", lambda t: [w for w in t.task.setup["goal_options"] if f"click[{w}]" not in str(t.actions)], "not a thought"),
+    (
+        "skipped",
+        lambda t: [w for w in t.task.setup["goal_options"] if f"click[{w}]" not in str(t.actions)],
+        "not a thought",
+    ),
     ("skipped", lambda t: 1, "give a list of options"),
     ("observation_share", lambda losses, mask: 1 - share(losses, mask), "that is the agent's share"),
     ("observation_share", lambda losses, mask: (mask == 0).float().mean(), "share of the tokens"),
     ("observation_share", lambda losses, mask: losses[mask == 0].sum(), "divide it by the whole"),
     ("observation_share", lambda losses, mask: 0.5, "sum the losses where the mask is 0"),
-    ("episodes_needed", lambda steps, usual, sure: first(lambda n: complete(1, usual, n) >= sure), "enough for one step"),
-    ("episodes_needed", lambda steps, usual, sure: first(lambda n: (1 - usual**n) ** steps >= sure), "the usual one must"),
+    (
+        "episodes_needed",
+        lambda steps, usual, sure: first(lambda n: complete(1, usual, n) >= sure),
+        "enough for one step",
+    ),
+    (
+        "episodes_needed",
+        lambda steps, usual, sure: first(lambda n: (1 - usual**n) ** steps >= sure),
+        "the usual one must",
+    ),
     ("episodes_needed", lambda steps, usual, sure: round(1 / (1 - usual)) if steps > 1 else 3, "on average"),
     ("episodes_needed", lambda *case: episodes_needed(*case) - (case[0] > 1), "probability of only"),
-    ("episodes_needed", lambda steps, usual, sure: first(lambda n: complete(steps, usual, n) > sure), "more than needed"),
+    (
+        "episodes_needed",
+        lambda steps, usual, sure: first(lambda n: complete(steps, usual, n) > sure),
+        "more than needed",
+    ),
     ("episodes_needed", lambda *case: 2.5, "whole number"),
     ("unrankable", lambda trips, parse: two_trips(trips, parse, tasks=False), "different tasks"),
-    ("unrankable", lambda trips, parse: two_trips(trips, parse, like=lambda trip, _: trip.actions), "only their words differ"),
+    (
+        "unrankable",
+        lambda trips, parse: two_trips(trips, parse, like=lambda trip, _: trip.actions),
+        "only their words differ",
+    ),
     ("unrankable", lambda trips, parse: two_trips(trips, parse, tie=1.0), "can be ranked"),
     ("unrankable", lambda trips, parse: two_trips(trips, parse, tie=0.0), "at most 0.01 count as equal"),
-    ("unrankable", lambda trips, parse: next(
-        ((a, b) for a, b in itertools.combinations(trips, 2) if a.id == b.id and abs(a.reward - b.reward) < 0.01
-         and any(parse(x) != parse(y) for x, y in zip(a.actions, b.actions))), None), "may be the longer one"),
+    (
+        "unrankable",
+        lambda trips, parse: next(
+            (
+                (a, b)
+                for a, b in itertools.combinations(trips, 2)
+                if a.id == b.id
+                and abs(a.reward - b.reward) < 0.01
+                and any(parse(x) != parse(y) for x, y in zip(a.actions, b.actions))
+            ),
+            None,
+        ),
+        "may be the longer one",
+    ),
     ("unrankable", lambda trips, parse: two_trips(trips, parse, tie=0.05), "can be ranked"),
-    ("unrankable", lambda trips, parse: two_trips(trips, parse, like=lambda trip, p: {p(a) for a in trip.actions}), "in another order"),
+    (
+        "unrankable",
+        lambda trips, parse: two_trips(trips, parse, like=lambda trip, p: {p(a) for a in trip.actions}),
+        "in another order",
+    ),
     ("unrankable", lambda trips, parse: trips[0], "give the two trips"),
     ("unrankable", lambda trips, parse: (0, 4), "not copies or places"),
     ("pushed_wrong", lambda winner, loser, shared: pushed_wrong(winner, loser, 0), "not pushed at all"),
     ("pushed_wrong", lambda w, l, shared: w[shared:].count(True) + l[shared:].count(False), "pushed the right way"),
     ("pushed_wrong", lambda winner, loser, shared: loser[shared:].count(True), "counts the loser alone"),
     ("pushed_wrong", lambda winner, loser, shared: winner[shared:].count(False), "counts the winner alone"),
-    ("pushed_wrong", lambda winner, loser, shared: winner.count(False) + loser[shared:].count(True), "not pushed at all"),
+    (
+        "pushed_wrong",
+        lambda winner, loser, shared: winner.count(False) + loser[shared:].count(True),
+        "not pushed at all",
+    ),
     ("pushed_wrong", lambda winner, loser, shared: 7, "after the shared beginning"),
     ("pushed_wrong", lambda winner, loser, shared: [True], "a whole number"),
     ("samples_needed", lambda *case: 1, "more are needed"),
@@ -545,12 +618,21 @@ def test_catch_faults_takes_tests_that_catch_two(capsys):
         (lambda: None, "`return` missing"),
         (lambda: [], "the list is empty"),
         (lambda: [True, False], "a list of your test functions"),
-        (lambda: [catching("mask"), catching("sound", say="too long")], "test_of_a_trainer accuses the sound trainer falsely: too long"),
-        (lambda: [catching("sound", error=KeyError, say="ids")], "stops with KeyError: 'ids'. That is an error of the test"),
+        (
+            lambda: [catching("mask"), catching("sound", say="too long")],
+            "test_of_a_trainer accuses the sound trainer falsely: too long",
+        ),
+        (
+            lambda: [catching("sound", error=KeyError, say="ids")],
+            "stops with KeyError: 'ids'. That is an error of the test",
+        ),
         (lambda: [catching("mask", "ties"), catching("seed", error=TypeError)], "stops with TypeError"),
         (lambda: [leaves_a_trace()], "test_with_a_trace accuses the sound trainer after it has run on the others"),
         (lambda: [catching("mask", "ties"), catching()], "passes on all five"),
-        (lambda: [catching("reference")], "caught: reference; one fault is not enough, mask, ties, seed go on unnoticed"),
+        (
+            lambda: [catching("reference")],
+            "caught: reference; one fault is not enough, mask, ties, seed go on unnoticed",
+        ),
     ],
 )
 def test_catch_faults_tells_what_is_wrong_with_tests(answer, told):

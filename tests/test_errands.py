@@ -48,7 +48,9 @@ def test_no_reward_before_the_end_and_each_errand_has_its_own_cap(world):
 
 def test_a_clone_goes_its_own_way(world):
     env = world.clone()
-    trip = envs.experts(world.name).demonstrations(envs.tasks(world.name, "dev")[:1], world, envs.experts(world.name).CAREFUL, 0)[0]
+    trip = envs.experts(world.name).demonstrations(
+        envs.tasks(world.name, "dev")[:1], world, envs.experts(world.name).CAREFUL, 0
+    )[0]
     env.reset(options={"task": trip.task})
     for action in trip.actions[: trip.steps // 2]:
         env.step(action)

@@ -160,8 +160,7 @@ def test_results_survive_a_round_trip_behind_their_command(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [({"setting": "a,b"}, "row 1: 'a,b' holds"), ({"method": "a#"}, "row 1: 'a#' holds")],
+    ("change", "message"), [({"setting": "a,b"}, "row 1: 'a,b' holds"), ({"method": "a#"}, "row 1: 'a#' holds")]
 )
 def test_a_cell_that_would_break_the_table_is_refused(tmp_path, change, message):
     with pytest.raises(DataError, match=message):
@@ -196,7 +195,9 @@ def test_effects_are_paired_by_seed_with_the_baseline_of_the_setting_or_the_defa
     table = effect_table(pd.DataFrame(results())).set_index(["setting", "method"])
     ipr = table.loc[("default", "ipr")]
     assert (ipr["seeds"], ipr["pairs"]) == (3, 3)
-    assert ipr[["mean", "difference", "difference_low", "difference_high"]].tolist() == pytest.approx([0.8, 0.1, 0.1, 0.1])
+    assert ipr[["mean", "difference", "difference_low", "difference_high"]].tolist() == pytest.approx(
+        [0.8, 0.1, 0.1, 0.1]
+    )
     assert ipr["low"] == pytest.approx(0.8 - 4.302653 * 0.1 / math.sqrt(3), abs=1e-6)
     eto = table.loc[("default", "eto")]
     assert eto["pairs"] == 1 and eto["difference"] == pytest.approx(0.1) and math.isnan(eto["difference_low"])

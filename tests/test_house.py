@@ -160,7 +160,10 @@ def test_each_task_type_is_won_with_its_last_command_and_not_before(instruction)
     *before, last = WINS[instruction].split("|")
     for command in before:
         observation, reward, terminated, truncated, info = world.step(f"Thought: next.\nAction: {command}")
-        assert not info["invalid"] and not (reward or terminated or truncated or info["success"]), (command, observation)
+        assert not info["invalid"] and not (reward or terminated or truncated or info["success"]), (
+            command,
+            observation,
+        )
     before_last = world.clone()
     observation, reward, terminated, truncated, info = world.step(f"Action: {last}")
     assert (reward, terminated, truncated, info["success"]) == (1.0, True, False, True)
@@ -183,8 +186,13 @@ def test_messages_are_wrapped_as_ipr_does():
 
 def test_the_newer_grammar_moves():
     world = house("put two mug in cabinet.", moves=True)
-    assert say(world, "go to countertop 1", "open cabinet 2", "take mug 1 from countertop 1")[0].startswith("You arrive at countertop 1. On")
-    assert say(world, "put mug 1 in/on cabinet 2", "move mug 1 to cabinet 2") == [NOTHING, "You move the mug 1 to the cabinet 2."]
+    assert say(world, "go to countertop 1", "open cabinet 2", "take mug 1 from countertop 1")[0].startswith(
+        "You arrive at countertop 1. On"
+    )
+    assert say(world, "put mug 1 in/on cabinet 2", "move mug 1 to cabinet 2") == [
+        NOTHING,
+        "You move the mug 1 to the cabinet 2.",
+    ]
     assert world.won()
 
 
@@ -205,7 +213,10 @@ def test_a_copy_goes_its_own_way():
     say(world, "go to countertop 1")
     other = world.clone()
     say(other, "take mug 1 from countertop 1", "open cabinet 2")
-    assert say(world, "inventory", "examine cabinet 2") == ["You are not carrying anything.", "The cabinet 2 is closed."]
+    assert say(world, "inventory", "examine cabinet 2") == [
+        "You are not carrying anything.",
+        "The cabinet 2 is closed.",
+    ]
     assert "mug 1" in world.act("examine countertop 1") and "mug 1" not in other.act("examine countertop 1")
 
 
@@ -294,7 +305,9 @@ def test_a_broken_line_is_named(tmp_path, line, message):
 
 
 REAL = os.environ.get("IPR_LITE_REAL_DATA")
-real = pytest.mark.skipif(REAL is None, reason="IPR_LITE_REAL_DATA is unset: no released ALFWorld games to compare with")
+real = pytest.mark.skipif(
+    REAL is None, reason="IPR_LITE_REAL_DATA is unset: no released ALFWorld games to compare with"
+)
 
 
 @pytest.fixture(scope="module")
@@ -347,5 +360,7 @@ def test_parity_people_reach_the_goal_of_every_released_game(released, people):
         assert trip.reward == 1, name
         steps.append(trip.steps)
     within = sum(n <= House.max_steps for n in steps) / len(steps)
-    print(f"{len(steps)} games won, {within:.1%} within {House.max_steps} steps, {sum(steps) / len(steps):.1f} on average")
+    print(
+        f"{len(steps)} games won, {within:.1%} within {House.max_steps} steps, {sum(steps) / len(steps):.1f} on average"
+    )
     assert within > (0.95 if people == CAREFUL else 0.3)

@@ -52,7 +52,9 @@ def test_every_split_has_every_kind_of_task_and_is_drawn_the_same_again(homes):
         games("tests")
 
 
-@pytest.mark.parametrize(("people", "within"), [(CAREFUL, (0.93, 1.0)), (HABITUAL, (0.5, 0.7))], ids=["careful", "habitual"])
+@pytest.mark.parametrize(
+    ("people", "within"), [(CAREFUL, (0.93, 1.0)), (HABITUAL, (0.5, 0.7))], ids=["careful", "habitual"]
+)
 def test_no_goal_holds_at_the_start_and_people_reach_each(homes, people, within):
     """Within the 20 steps nearly always, or, with habits, often not: that is what a habit costs."""
     homes.max_steps, steps = 100, []
@@ -78,7 +80,9 @@ def test_a_game_written_as_pddl_is_read_back_and_plays_the_same(homes):
         there.max_steps = homes.max_steps
         there.reset(options={"task": task})
         played = [there.step(action)[:2] for action in trip.actions]
-        assert [o for o, _ in played[:-1]] == [s.observation for s in trip.as_steps()[:-1]] and played[-1][1] == trip.reward
+        assert [o for o, _ in played[:-1]] == [s.observation for s in trip.as_steps()[:-1]] and played[-1][
+            1
+        ] == trip.reward
 
 
 def test_an_errand_is_what_the_instruction_says(homes):

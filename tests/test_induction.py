@@ -37,9 +37,7 @@ def llama() -> LlamaForCausalLM:
 def seen(model, ids):
     """The loss on the second half, and the two heads' attention where it should be."""
     out = model(input_ids=ids, output_attentions=True)
-    loss = torch.nn.functional.cross_entropy(
-        out.logits[:, LENGTH:-1].flatten(0, 1), ids[:, LENGTH + 1 :].flatten()
-    )
+    loss = torch.nn.functional.cross_entropy(out.logits[:, LENGTH:-1].flatten(0, 1), ids[:, LENGTH + 1 :].flatten())
     later = torch.arange(1, 2 * LENGTH)
     second = torch.arange(LENGTH, 2 * LENGTH - 1)
     previous = out.attentions[0][:, 0, later, later - 1].mean()

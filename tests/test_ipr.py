@@ -127,7 +127,10 @@ def test_transfer_tries_the_agents_elsewhere(finished, tmp_path, capsys):
     assert set(tried) == {"base", "sft", "ipr", "expert"}
     assert all(tried[agent] == own[agent] for agent in tried)
     results = tmp_path / "effect.csv"
-    assert main(["transfer", str(finished), "--env", "house", "--split", "dev", "--limit", "2", "--results", str(results)]) == 0
+    assert (
+        main(["transfer", str(finished), "--env", "house", "--split", "dev", "--limit", "2", "--results", str(results)])
+        == 0
+    )
     added = read_results(results)
     assert set(added["method"]) == {"base", "sft", "ipr", "expert"} and set(added["setting"]) == {"transfer"}
     assert set(added["env"]) == {"house"} and set(added["n"]) == {2}
@@ -196,8 +199,10 @@ def test_a_half_written_stage_does_not_count(tmp_path):
 
 
 def test_stages_one_by_one_give_the_same_pairs(finished, tmp_path):
-    options = [f"--{k.replace('_', '-')}={getattr(SMALL, k)}" for k in (
-        "demonstrations", "sft_epochs", "iterations", "samples", "updates", "dev", "test", "showcase")]
+    options = [
+        f"--{k.replace('_', '-')}={getattr(SMALL, k)}"
+        for k in ("demonstrations", "sft_epochs", "iterations", "samples", "updates", "dev", "test", "showcase")
+    ]
     for stage in ("sft", "explore", "score", "pairs"):
         assert main([stage, "--out", str(tmp_path / "steps"), *options]) == 0
     mine = tmp_path / "steps" / "iteration-1" / "pairs.jsonl"
@@ -292,7 +297,9 @@ def test_real_records_run_end_to_end(tmp_path):
     assert main(["run", "--env", "shop", "--data", str(data), "--out", str(folder), *options.split()]) == 0
     first = read_trajectories(folder / "demonstrations.jsonl")[0]
     page = first.as_steps()[0].observation
-    assert re.match(r"Observation:\nInstruction: \[SEP\] .+ \[SEP\] Back to Search \[SEP\] Page 1 \(Total results: \d+\)", page)
+    assert re.match(
+        r"Observation:\nInstruction: \[SEP\] .+ \[SEP\] Back to Search \[SEP\] Page 1 \(Total results: \d+\)", page
+    )
     explored = read_trajectories(folder / "iteration-1" / "explorations.jsonl")
     # An agent that hardly learnt reads page after page, so that some of its trips outgrow the context.
     assert sum(not t.extra.get("overflow") for t in explored) / len(explored) >= 0.5

@@ -66,8 +66,10 @@ def test_sft_loss_per_token_and_per_sequence():
 def random_set(outcome: int, step: int, seed: int = 0) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     n = outcome + step
-    logps = {name: -20 * torch.rand(n, generator=generator) for name in
-             ("policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected")}
+    logps = {
+        name: -20 * torch.rand(n, generator=generator)
+        for name in ("policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected")
+    }
     is_outcome = (torch.arange(n) < outcome)[torch.randperm(n, generator=generator)]
     return logps | {"is_outcome": is_outcome, "chosen_tokens": torch.randint(1, 9, (n,), generator=generator)}
 
@@ -88,7 +90,8 @@ def test_ipr_loss_equals_the_plain_formula(sft_on, sft_per):
 
     found = ipr_loss(**s, beta=0.3, w_outcome=2.0, w_step=0.5, w_sft=0.25, sft_on=sft_on, sft_per=sft_per)
     assert [x.item() for x in found] == pytest.approx(
-        [2 * mean_outcome + 0.5 * mean_step + 0.25 * sft, mean_outcome, mean_step, sft], rel=1e-5)
+        [2 * mean_outcome + 0.5 * mean_step + 0.25 * sft, mean_outcome, mean_step, sft], rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("outcome, step", [(0, 4), (4, 0)])

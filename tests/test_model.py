@@ -73,9 +73,7 @@ def test_a_saved_adapter_loads_in_plain_peft(policy, ids, tmp_path):
     save_adapter(policy, tmp_path / "adapter")
     base = policy.get_base_model()
     quantization = getattr(base.config, "quantization_config", None)
-    plain = AutoModelForCausalLM.from_pretrained(
-        TINY_BASE, dtype=torch.float32, quantization_config=quantization
-    )
+    plain = AutoModelForCausalLM.from_pretrained(TINY_BASE, dtype=torch.float32, quantization_config=quantization)
     # Not `eval`, for which bitsandbytes computes in bfloat16 on some processors; there is no dropout.
     loaded = PeftModel.from_pretrained(plain, tmp_path / "adapter").train()
     assert torch.allclose(logprobs(policy, ids), logprobs(loaded, ids), atol=1e-5)

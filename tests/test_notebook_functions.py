@@ -134,7 +134,11 @@ def test_outcome_credit_check_sees_a_fault(fault):
 def check_first_difference(fault=None):
     book = "03_one_number_is_not_enough.ipynb"
     mine = functions(book, "first_difference", fault=fault, itertools=itertools).first_difference
-    env, rng, rule = envs.make("shop"), random.Random(0), PairRule(tau_outcome=-1.0)  # no tie: only equal actions fall away
+    env, rng, rule = (
+        envs.make("shop"),
+        random.Random(0),
+        PairRule(tau_outcome=-1.0),
+    )  # no tie: only equal actions fall away
     words = ["Thought: a.\nAction: click[red]", "Thought: b.\nAction: click[Red]", "Action: click[blue]", "no action"]
     seen = set()
     for number in range(300):
@@ -439,7 +443,10 @@ def test_ipr_loss_check_sees_a_fault(fault):
 def check_flipped(fault=None):
     mine = functions("07_train_a_round.ipynb", "flipped", fault=fault, replace=replace).flipped
     for number in range(5):
-        sides = trajectory(Task("t", "shop", "train", "b"), 1.0, f"a{number}").messages[2:], [{"role": "assistant", "content": "b"}]
+        sides = (
+            trajectory(Task("t", "shop", "train", "b"), 1.0, f"a{number}").messages[2:],
+            [{"role": "assistant", "content": "b"}],
+        )
         pair = Pair([], *sides, "step", "t", 2, 0.9 - number, 0.4, 1.0, 0.5 * number)
         assert mine(pair) == baselines.flipped(pair) != pair
         assert mine(mine(pair)) == pair
@@ -449,7 +456,13 @@ def test_flipped():
     check_flipped()
 
 
-@pytest.mark.parametrize("fault", [("rejected=pair.chosen", "rejected=pair.rejected"), ("chosen_outcome=pair.rejected_outcome", "chosen_outcome=1.0")])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ("rejected=pair.chosen", "rejected=pair.rejected"),
+        ("chosen_outcome=pair.rejected_outcome", "chosen_outcome=1.0"),
+    ],
+)
 def test_flipped_check_sees_a_fault(fault):
     with pytest.raises(AssertionError):
         check_flipped(fault)
@@ -767,7 +780,9 @@ def test_the_five_trainers_differ_in_the_lines_they_are_said_to(tmp_path):
         for part, check in CHECK_OF_PART.items():
             fault = checks.FAULTS.get(words[letter])
             # what is changed in another function is not read by these, except by `train`, which calls all
-            if fault and (part == fault.function or (part == "train" and fault.function in ("batch_of", "reference_logps"))):
+            if fault and (
+                part == fault.function or (part == "train" and fault.function in ("batch_of", "reference_logps"))
+            ):
                 with pytest.raises(AssertionError):
                     check(trainer)
             else:
@@ -783,7 +798,9 @@ def test_the_solutions_to_09_have_the_chapters_trainer():
     for name in (SILENT, "solutions/09_hunt_the_silent_bug_solutions.ipynb"):
         book = json.loads((NOTEBOOKS / name).read_text(encoding="utf-8"))
         trees = [ast.parse("".join(c["source"])) for c in book["cells"] if c["cell_type"] == "code"]
-        written.append({n.name: ast.dump(n) for t in trees for n in t.body if isinstance(n, ast.FunctionDef) and n.name in PARTS})
+        written.append(
+            {n.name: ast.dump(n) for t in trees for n in t.body if isinstance(n, ast.FunctionDef) and n.name in PARTS}
+        )
     assert written[0] == written[1] and set(written[0]) == set(PARTS)
 
 
@@ -832,7 +849,9 @@ def test_quantize():
     check_quantize()
 
 
-@pytest.mark.parametrize("fault", [("levels[nearest] * absmax", "levels[nearest]"), ("0.9677083", "0.99"), ("argmin", "argmax")])
+@pytest.mark.parametrize(
+    "fault", [("levels[nearest] * absmax", "levels[nearest]"), ("0.9677083", "0.99"), ("argmin", "argmax")]
+)
 def test_quantize_check_sees_a_fault(fault):
     with pytest.raises(AssertionError):
         check_quantize(fault)

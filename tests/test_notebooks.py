@@ -16,7 +16,9 @@ NOTEBOOKS = sorted(
     if ".ipynb_checkpoints" not in path.parts
 )
 COLAB = runpy.run_path(str(Path(__file__).parent.parent / "notebooks" / "run.py"))["COLAB"]
-ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|opt|usr|mnt|content)/|\b[A-Z]:\\\\?(?:Users|Windows|Temp)\b")
+ABSOLUTE = re.compile(
+    r"(?<![\w.:/])/(?:home|root|Users|work|tmp|opt|usr|mnt|content)/|\b[A-Z]:\\\\?(?:Users|Windows|Temp)\b"
+)
 
 
 def faults(path: Path) -> list[str]:

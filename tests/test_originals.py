@@ -36,7 +36,9 @@ def gold(tmp_path_factory):
             turns = [line["intro"]]
             for action, answer in zip(line["actions"], line["observations"]):
                 turns += [f"Thought: I go on.\nAction: {action}", f"Observation: {answer}"]
-            records.append(conversation(line["game"], turns[:-1], game_file=f"json_2.1.1/train/{line['game']}/game.tw-pddl"))
+            records.append(
+                conversation(line["game"], turns[:-1], game_file=f"json_2.1.1/train/{line['game']}/game.tw-pddl")
+            )
     path = tmp_path_factory.mktemp("gold") / "alfworld_sft.json"
     path.write_text(json.dumps(records), encoding="utf-8")
     return path

@@ -66,7 +66,9 @@ def test_a_run_that_ran_out_says_what_helps_and_goes_on_with_it(tmp_path, monkey
     lines = str(raised.value).splitlines()
     assert lines[0].startswith("sft ran out of memory; expected were")
     assert [line.split(" (")[0] for line in lines[1:4]] == [
-        "  1. --micro-batch 1", "  2. --gradient-checkpointing", f"  3. {FRAGMENTS}"
+        "  1. --micro-batch 1",
+        "  2. --gradient-checkpointing",
+        f"  3. {FRAGMENTS}",
     ]
     assert (tmp_path / "demonstrations.jsonl").exists()
     again = Run(replace(config, micro_batch=1, gradient_checkpointing=True), tmp_path, quiet=True)

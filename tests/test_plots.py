@@ -35,11 +35,25 @@ def title(figure) -> str:
 
 
 def row(agent, reward, low=0.1, high=0.9) -> dict:
-    return {**dict.fromkeys(METRICS, 0.5), "agent": agent, "split": "test", "n": 40, "reward": reward, "low": low, "high": high}
+    return {
+        **dict.fromkeys(METRICS, 0.5),
+        "agent": agent,
+        "split": "test",
+        "n": 40,
+        "reward": reward,
+        "low": low,
+        "high": high,
+    }
 
 
 def test_rewards_show_n_the_gain_and_the_expert_as_a_line():
-    rows = [row("expert", 1.0), row("ipr", 0.75), row("ipr-1", 0.7), row("sft", 0.5), row("mine", 0.4, math.nan, math.nan)]
+    rows = [
+        row("expert", 1.0),
+        row("ipr", 0.75),
+        row("ipr-1", 0.7),
+        row("sft", 0.5),
+        row("mine", 0.4, math.nan, math.nan),
+    ]
     figure = plots.reward_by_agent(rows)
     assert title(figure) == "Reward on test (n = 40 tasks)\nipr minus sft: +0.250"
     axis = figure.axes[0]

@@ -89,13 +89,7 @@ def episodes(count, samples=1, raises=()):
 
 
 def player(model, chat, **changes):
-    settings = {
-        "temperature": 0.0,
-        "max_new_tokens": 12,
-        "max_length": 1000,
-        "batch_size": 5,
-        "agent": "test",
-    }
+    settings = {"temperature": 0.0, "max_new_tokens": 12, "max_length": 1000, "batch_size": 5, "agent": "test"}
     return Rollouts(model, chat, **(settings | changes))
 
 
@@ -336,7 +330,9 @@ def test_sampling_has_the_models_distribution(model, chat, settings, temperature
     if length == 2:
         likely = [token for token, p in written.items() if n * p > 8 and token != (chat.end,)]
         written = {
-            (*one, two): written[one] * p for one in likely for two, p in enumerate(probabilities([*prompt, *one]).tolist())
+            (*one, two): written[one] * p
+            for one in likely
+            for two, p in enumerate(probabilities([*prompt, *one]).tolist())
         }
     for ids, p in written.items():
         text = chat.text([token for token in ids if token != chat.end])

@@ -27,7 +27,9 @@ def test_rounds_of_the_shipped_run():
         pairs = read_pairs(place / "pairs.jsonl")
         ends = [row[f"{kind}_{end}"] for kind in ("outcome", "step") for end in ("win", "lose")]
         assert sum(ends) == len(pairs)
-        assert row["reject_end"] == sum(p.kind == "step" and "click[Buy Now]" in p.rejected[0]["content"] for p in pairs)
+        assert row["reject_end"] == sum(
+            p.kind == "step" and "click[Buy Now]" in p.rejected[0]["content"] for p in pairs
+        )
         scored = {(r.id, r.step, r.action) for r in read_step_rewards(place / "step_rewards.jsonl")}
         assert (row["scored"], row["reused"]) == (len(scored), len(scored & earlier))
         earlier |= scored
@@ -52,6 +54,8 @@ def test_the_command_puts_rounds_beside_others(tmp_path, monkeypatch):
     assert main([str(tmp_path / "runs" / "*"), "--results", "rounds.csv"]) == 0
     table = read_table(tmp_path / "rounds.csv", COLUMNS)
     assert table["seed"].tolist() == [0, 0, 0, 1, 1, 1] and table["iteration"].tolist() == [0, 1, 2] * 2
-    assert (tmp_path / "rounds.csv").read_text(encoding="utf-8").startswith("# python -m ipr_lite.rounds runs/b --results")
+    assert (
+        (tmp_path / "rounds.csv").read_text(encoding="utf-8").startswith("# python -m ipr_lite.rounds runs/b --results")
+    )
     with pytest.raises(FileNotFoundError):
         main(["runs/c", "--results", "rounds.csv"])

@@ -53,7 +53,12 @@ def real(lab, tmp_path_factory):
     # What a checkpoint says of sampling must not count: the client asks for the plain softmax.
     path = folder / "merged" / "sft" / "generation_config.json"
     written = json.loads(path.read_text())
-    assert (written["do_sample"], written["top_k"], written["top_p"], written["eos_token_id"]) == (True, 0, 1.0, lab.chat.end)
+    assert (written["do_sample"], written["top_k"], written["top_p"], written["eos_token_id"]) == (
+        True,
+        0,
+        1.0,
+        lab.chat.end,
+    )
     path.write_text(json.dumps(written | {"top_k": 2, "repetition_penalty": 1.5}))
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -107,7 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(text.encode())
 
     def do_GET(self):
-        self.tell(200, json.dumps({"object": "list", "data": [{"id": m, "object": "model"} for m in self.server.models]}))
+        self.tell(
+            200, json.dumps({"object": "list", "data": [{"id": m, "object": "model"} for m in self.server.models]})
+        )
 
     def do_POST(self):
         body, server = json.loads(self.rfile.read(int(self.headers["Content-Length"]))), self.server
@@ -241,7 +248,10 @@ def test_a_busy_server_is_asked_again(lab):
         found = served(lab, server.url).play(starts(lab, 1))
         assert found[0].extra == {"terminated": False, "invalid": 1, "tokens": 90} | found[0].extra
         assert len(server.asked) == found[0].steps + 2
-    with Fake(errors=[(503, "busy")] * 3) as server, pytest.raises(ServerError, match="HTTP 503: busy.*the same command again"):
+    with (
+        Fake(errors=[(503, "busy")] * 3) as server,
+        pytest.raises(ServerError, match="HTTP 503: busy.*the same command again"),
+    ):
         served(lab, server.url, retries=1).play(starts(lab, 1))
 
 
@@ -261,12 +271,18 @@ def test_samples_have_seeds_of_their_own_and_greedy_asks_once(lab):
 
 
 def test_fields_that_a_server_does_not_know_are_left_out(lab):
-    refused = [(422, "Unexpected fields: {'top_k'}"), (400, "Unrecognized request argument supplied: generation_config")]
+    refused = [
+        (422, "Unexpected fields: {'top_k'}"),
+        (400, "Unrecognized request argument supplied: generation_config"),
+    ]
     with Fake(errors=refused) as server:
         player = served(lab, server.url, batch_size=1)
         with pytest.warns(UserWarning, match="takes no top_k"):
             player.play(starts(lab, 2))
-        extra = [next((i for i, fields in enumerate(PLAIN_SAMPLING) if fields.keys() & asked.keys()), 2) for asked in server.asked]
+        extra = [
+            next((i for i, fields in enumerate(PLAIN_SAMPLING) if fields.keys() & asked.keys()), 2)
+            for asked in server.asked
+        ]
         assert extra[:3] == [0, 1, 2] and set(extra[2:]) == {2}
 
 
@@ -325,7 +341,9 @@ def test_an_adapter_is_loaded_by_its_name(lab, tmp_path):
         run = Run(replace(lab.config, backend="openai", url=server.url), copied(tmp_path / "run", 1), quiet=True)
         run.explorations(1)
         (asked,) = server.loaded
-        assert asked["lora_path"] == str((run.folder / "sft").resolve()) and re.fullmatch(r"sft-[0-9a-f]{8}", asked["lora_name"])
+        assert asked["lora_path"] == str((run.folder / "sft").resolve()) and re.fullmatch(
+            r"sft-[0-9a-f]{8}", asked["lora_name"]
+        )
         assert {body["model"] for body in server.asked} == {asked["lora_name"]}
         assert run.player(None, 0.0, "base").model == run.scale.model
         with pytest.raises(ValueError, match="what a baseline trains needs --backend local"):

@@ -162,8 +162,7 @@ def test_the_item_page_and_its_buttons(env):
         "[SEP] Features [SEP] Reviews [SEP] Buy Now"
     )
     assert sorted(env.clickables()) == sorted(
-        ["back to search", "< prev", "description", "features", "reviews", "buy now"]
-        + ["navy", "red", "7", "8"]
+        ["back to search", "< prev", "description", "features", "reviews", "buy now"] + ["navy", "red", "7", "8"]
     )
     assert walk(env, "click[8]")[0] == observation
 
@@ -199,9 +198,7 @@ def test_the_last_choice_of_an_option_counts(env):
 
 
 def test_buying_ends_the_episode(env):
-    observation, reward, terminated, truncated, info = walk(
-        env, *ITEM, "click[navy]", "click[8]", "click[Buy Now]"
-    )
+    observation, reward, terminated, truncated, info = walk(env, *ITEM, "click[navy]", "click[8]", "click[Buy Now]")
     assert observation.startswith(PREFIX + "Thank you for shopping with us! [SEP] Your code: [SEP] None")
     assert (reward, terminated, truncated) == (1.0, True, False)
     assert info["success"] and info["parts"]["r_price"] is True
@@ -215,9 +212,7 @@ def test_ten_steps_without_a_purchase_give_nothing(env):
 
 
 def test_a_purchase_with_the_tenth_step_counts(env):
-    _, reward, terminated, truncated, _ = walk(
-        env, *ITEM, "click[8]", *["click[navy]"] * 6, "click[Buy Now]"
-    )
+    _, reward, terminated, truncated, _ = walk(env, *ITEM, "click[8]", *["click[navy]"] * 6, "click[Buy Now]")
     assert (reward, terminated, truncated) == (1.0, True, False)
 
 
@@ -440,9 +435,7 @@ def test_people_with_habits_skip_at_the_stated_rates():
 
 def test_a_careful_person_makes_no_invalid_step_and_copies_what_is_printed():
     env = envs.make("shop")
-    for trajectory in shop_experts.demonstrations(
-        envs.tasks("shop", "dev"), env, shop_experts.CAREFUL, 0, keep=-1
-    ):
+    for trajectory in shop_experts.demonstrations(envs.tasks("shop", "dev"), env, shop_experts.CAREFUL, 0, keep=-1):
         env.reset(options={"task": trajectory.task})
         page = ""
         for action in trajectory.actions:
@@ -546,9 +539,7 @@ def test_wrong_kinds_of_content_are_refused(tmp_path):
 # Parity with the original.
 
 REAL = os.environ.get("IPR_LITE_REAL_DATA")
-real = pytest.mark.skipif(
-    REAL is None, reason="IPR_LITE_REAL_DATA is unset: no real WebShop data to compare with"
-)
+real = pytest.mark.skipif(REAL is None, reason="IPR_LITE_REAL_DATA is unset: no real WebShop data to compare with")
 
 
 def real_json(name):
@@ -578,9 +569,7 @@ def test_parity_reward_cases():
             n = attribute_matches(product_of(case["purchased"]), case["goal"]["attributes"])
             assert n == expect["num_attr_matches"]
         elif kind == "option":
-            assert option_matches(case["purchased_options"], case["goal_options"]) == (
-                expect["num_option_matches"]
-            )
+            assert option_matches(case["purchased_options"], case["goal_options"]) == (expect["num_option_matches"])
         elif kind == "total":
             product = product_of(case["purchased"])
             reward, _ = purchase_reward(product, case["goal"], case["price"], case["options"])
@@ -677,9 +666,7 @@ def test_parity_of_page_texts_recorded_from_webshop():
     """Two pages as the original's text mode printed them, in the public logs of a shopping demo."""
     title = "Woman Within Women's Plus Size Petite Flared Denim Skirt"
     options = {"size": ("12 plus", "38 plus petite"), "color": ("indigo", "natural khaki")}
-    skirt = Product(
-        "B085T3HMGR", title, options=options, price_tag="$24.41 to $29.95", product_category="a"
-    )
+    skirt = Product("B085T3HMGR", title, options=options, price_tag="$24.41 to $29.95", product_category="a")
     goal = {**GOAL, "name": "Lamp", "query": "lamp"}
     env = Shop(Catalogue([skirt]), [])
     env.reset(options={"task": Task("s", "shop", "test", "find a skirt", goal)})
@@ -734,8 +721,6 @@ def test_parity_search_finds_real_products_by_their_titles():
 def test_parity_real_tasks_can_be_shopped_for_by_the_careful_demonstrator():
     folder = Path(REAL) / "webshop" / "three_files"
     env = envs.make("shop", data=folder)
-    found = shop_experts.demonstrations(
-        envs.tasks("shop", "test", data=folder), env, shop_experts.CAREFUL, 0, keep=-1
-    )
+    found = shop_experts.demonstrations(envs.tasks("shop", "test", data=folder), env, shop_experts.CAREFUL, 0, keep=-1)
     assert all(t.actions[-1].endswith("click[Buy Now]") for t in found)
     assert statistics.mean(t.reward for t in found) > 0.3

@@ -36,10 +36,14 @@ def guarded(path):
 
 def test_honest_queries_are_answered(guarded):
     assert guarded.execute("SELECT count(*), max(price) FROM item") == [(ROWS, (ROWS - 1) / 4)]
-    joined = "SELECT name, count(*) FROM item JOIN sale ON item.id = sale.item_id GROUP BY name ORDER BY 2 DESC, 1 LIMIT 2"
+    joined = (
+        "SELECT name, count(*) FROM item JOIN sale ON item.id = sale.item_id GROUP BY name ORDER BY 2 DESC, 1 LIMIT 2"
+    )
     assert guarded.execute(joined) == [("name 0", 29), ("name 1", 29)]
     assert guarded.execute("WITH t AS (SELECT 1 AS x UNION SELECT 2) SELECT sum(x) FROM t") == [(3,)]
-    assert guarded.execute("SELECT a.id FROM item a, item b WHERE a.id = b.id AND upper(a.name) LIKE 'NAME 1_'")[0] == (10,)
+    assert guarded.execute("SELECT a.id FROM item a, item b WHERE a.id = b.id AND upper(a.name) LIKE 'NAME 1_'")[0] == (
+        10,
+    )
     assert guarded.execute("") == []
 
 
@@ -163,11 +167,15 @@ def test_hostile_queries_do_nothing(path, kind, door):
             observation, reward, *_, info = env.clone().step(f"Action: \n```sql\n{query}\n```")
             assert observation.startswith("Observation: ") and reward == 0
             rows = None if info["invalid"] else observation != "Observation: []"
-        assert kind not in ("writes", "schema", "files", "pragma", "functions", "transactions", "stacked") or not rows, query
+        assert (
+            kind not in ("writes", "schema", "files", "pragma", "functions", "transactions", "stacked") or not rows
+        ), query
         refused += rows is None
         longest = max(longest, (time.process_time() - start, query[:80]))
     guarded.close()
-    print(f"{kind}, {door}: {refused} of {EACH[kind]} refused, the longest took {longest[0] * 1000:.0f} ms: {longest[1]}")
+    print(
+        f"{kind}, {door}: {refused} of {EACH[kind]} refused, the longest took {longest[0] * 1000:.0f} ms: {longest[1]}"
+    )
     assert longest[0] < 1.0
     assert [p.name for p in folder.iterdir()] == [path.name], "a file was written"
     assert sha256(path.read_bytes()).hexdigest() == before

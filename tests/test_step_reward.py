@@ -33,9 +33,7 @@ class Buyer:
         for episode in episodes:
             _, reward, over, *_ = episode.env.step("Thought: now.\nAction: click[Buy Now]")
             message = {"role": "assistant", "content": "Action: click[Buy Now]"}
-            result.append(
-                Trajectory(episode.task, [*episode.messages, message], reward, reward == 1, "buyer")
-            )
+            result.append(Trajectory(episode.task, [*episode.messages, message], reward, reward == 1, "buyer"))
         return result
 
 

@@ -19,7 +19,9 @@ def test_pages_hold_what_the_results_say(page):
 
 
 def test_every_table_is_shown_and_every_figure_is_there():
-    shown = {name for page in PAGES for name in re.findall(r"<!-- table ([\w-]+) -->", page.read_text(encoding="utf-8"))}
+    shown = {
+        name for page in PAGES for name in re.findall(r"<!-- table ([\w-]+) -->", page.read_text(encoding="utf-8"))
+    }
     assert shown == set(tables.TABLES)
     made = {f"{name}.png": plots.png_bytes(figure) for name, figure in tables.figures().items()}
     assert {path.name: path.read_bytes() for path in (tables.BOOK / "figures").glob("*.png")} == made
@@ -36,14 +38,25 @@ def folder(tmp_path):
     """SFT, ETO and IPR on three seeds, where ETO minus SFT is surely below 0 and IPR minus SFT surely above."""
     rows = []
     for seed, level in enumerate((0.5, 0.6, 0.7)):
-        rows += [row("sft", seed, level), row("eto", seed, level - 0.1 - 0.001 * seed), row("ppo", seed, level + (-1) ** seed)]
-        rows += [row("ipr", seed, level + 0.1 + 0.001 * seed, iteration=1), row("ipr", seed, level + 0.3, iteration=2, selected=0)]
+        rows += [
+            row("sft", seed, level),
+            row("eto", seed, level - 0.1 - 0.001 * seed),
+            row("ppo", seed, level + (-1) ** seed),
+        ]
+        rows += [
+            row("ipr", seed, level + 0.1 + 0.001 * seed, iteration=1),
+            row("ipr", seed, level + 0.3, iteration=2, selected=0),
+        ]
     add_results(tmp_path / "shop_table2.csv", rows, "x")
     return tmp_path
 
 
 def test_verdicts_come_from_the_intervals(folder):
-    lines = [line for line in tables.table2_claims(folder).splitlines() if "| shop" in re.sub(" +", " ", line) or " shop |" in line]
+    lines = [
+        line
+        for line in tables.table2_claims(folder).splitlines()
+        if "| shop" in re.sub(" +", " ", line) or " shop |" in line
+    ]
     told = {line.split("|")[1].strip(): line.rsplit("|", 2)[1].strip() for line in lines}
     assert told["ipr minus sft"] == "reproduced" and told["eto minus sft"] == "reversed"
     assert told["ppo minus sft"] == "inside the noise" and told["rft minus sft"] == "not run"

@@ -39,16 +39,26 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:Futur
 @pytest.fixture(scope="module")
 def tokenizer():
     words = {f"w{i}": i for i in range(VOCABULARY - 2)} | {"<pad>": VOCABULARY - 2, "<eos>": VOCABULARY - 1}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0")),
-                                   pad_token="<pad>", eos_token="<eos>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0")), pad_token="<pad>", eos_token="<eos>"
+    )
 
 
 @pytest.fixture(scope="module")
 def base_folder(tmp_path_factory):
     torch.manual_seed(0)
-    config = LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-                         num_key_value_heads=2, vocab_size=VOCABULARY, initializer_range=0.2,
-                         max_position_embeddings=256, pad_token_id=VOCABULARY - 2, eos_token_id=VOCABULARY - 1)
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=VOCABULARY,
+        initializer_range=0.2,
+        max_position_embeddings=256,
+        pad_token_id=VOCABULARY - 2,
+        eos_token_id=VOCABULARY - 1,
+    )
     folder = tmp_path_factory.mktemp("base")
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
@@ -90,8 +100,11 @@ def copy(policy, source: str, target: str) -> None:
 
 def snapshot(policy, adapter: str | None = None) -> dict[str, bytes]:
     """The bytes of an adapter's weights, or of everything that belongs to no adapter."""
-    return {name: w.detach().contiguous().view(torch.uint8).numpy().tobytes() for name, w in policy.named_parameters()
-            if (f".{adapter}." in name if adapter else "lora_" not in name)}
+    return {
+        name: w.detach().contiguous().view(torch.uint8).numpy().tobytes()
+        for name, w in policy.named_parameters()
+        if (f".{adapter}." in name if adapter else "lora_" not in name)
+    }
 
 
 def turns(rng: random.Random, n: int, start: int) -> list[int]:
@@ -117,8 +130,16 @@ def preference_pairs(outcome: int = 3, step: int = 9, seed: int = 0) -> list[Enc
     pairs = []
     for k in range(outcome + step):
         chosen, rejected = ids(rng.randint(5, 16)), ids(rng.randint(5, 16))
-        pairs.append(EncodedPair(ids(rng.randint(3, 12)), chosen, rejected, turns(rng, len(chosen), 0),
-                                 turns(rng, len(rejected), 0), "outcome" if k < outcome else "step"))
+        pairs.append(
+            EncodedPair(
+                ids(rng.randint(3, 12)),
+                chosen,
+                rejected,
+                turns(rng, len(chosen), 0),
+                turns(rng, len(rejected), 0),
+                "outcome" if k < outcome else "step",
+            )
+        )
     return pairs
 
 
@@ -143,8 +164,9 @@ def expected_loss(policy, pairs, settings) -> float:
     kinds = torch.tensor([p.kind == "outcome" for p in pairs])
     tokens = torch.tensor([sum(p.chosen_mask) for p in pairs])
     s = settings
-    return ipr_loss(*map(torch.tensor, sides), kinds, tokens, s.beta, s.w_outcome, s.w_step, s.w_sft,
-                    s.sft_on, s.sft_per).total.item()
+    return ipr_loss(
+        *map(torch.tensor, sides), kinds, tokens, s.beta, s.w_outcome, s.w_step, s.w_sft, s.sft_on, s.sft_per
+    ).total.item()
 
 
 def whole_batch(trainer) -> dict:
@@ -200,8 +222,11 @@ def preference_gradient_check(policy, tokenizer, tmp_path):
         trainer = PreferenceTrainer(policy, tokenizer, pairs, PreferenceSettings(sft_on="all_winners"), tmp_path)
         batch = whole_batch(trainer)
         gradient = hidden_gradient(policy, lambda: trainer._compute_loss(trainer.model, batch, False))
-    mask_of = {tuple(p.prompt_ids + ids): [0] * len(p.prompt_ids) + mask for p in pairs
-               for ids, mask in ((p.chosen_ids, p.chosen_mask), (p.rejected_ids, p.rejected_mask))}
+    mask_of = {
+        tuple(p.prompt_ids + ids): [0] * len(p.prompt_ids) + mask
+        for p in pairs
+        for ids, mask in ((p.chosen_ids, p.chosen_mask), (p.rejected_ids, p.rejected_mask))
+    }
     masks = [mask_of[tuple(t for t in row if t != tokenizer.pad_token_id)] for row in batch["input_ids"].tolist()]
     check_only_agent_tokens(gradient, masks)
 
@@ -237,10 +262,15 @@ def test_sft_loss_is_the_mean_over_the_batch_s_agent_tokens(policy, tokenizer, t
 # --- the loss, against losses.py and against TRL ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"sft_on": "all_winners"}, {"sft_per": "sequence", "w_sft": 0.1},
-    {"w_outcome": 2.0, "w_step": 0.5, "beta": 0.4},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"sft_on": "all_winners"},
+        {"sft_per": "sequence", "w_sft": 0.1},
+        {"w_outcome": 2.0, "w_step": 0.5, "beta": 0.4},
+    ],
+)
 def test_first_loss_equals_losses_py(policy, tokenizer, tmp_path, precision, base_folder, options):
     policy = make_policy(base_folder, precision)
     shake(policy, "default", 7)
@@ -278,8 +308,10 @@ def test_loss_and_gradient_equal_trl_s_where_trl_can_say_it(policy, tokenizer, t
         results = []
         trainer.loss_types, trainer.loss_weights, trainer.precompute_ref_logps = ["sigmoid", "sft"], [1.0, 1.0], False
         without_kind = {name: values for name, values in batch.items() if name != "is_outcome"}
-        for compute in (lambda: PreferenceTrainer._compute_loss(trainer, trainer.model, batch, False),
-                        lambda: DPOTrainer._compute_loss(trainer, trainer.model, without_kind, False)):
+        for compute in (
+            lambda: PreferenceTrainer._compute_loss(trainer, trainer.model, batch, False),
+            lambda: DPOTrainer._compute_loss(trainer, trainer.model, without_kind, False),
+        ):
             policy.zero_grad()
             loss = compute()
             loss.backward()
@@ -303,8 +335,13 @@ def test_parts_of_a_batch_train_like_the_batch(base_folder, tokenizer, tmp_path)
     results = []
     for micro in (8, 2):
         policy = make_policy(base_folder, "full")
-        rows = train_preferences(policy, tokenizer, preference_pairs(),
-                                 PreferenceSettings(updates=4, batch_size=8, micro_batch_size=micro), tmp_path)
+        rows = train_preferences(
+            policy,
+            tokenizer,
+            preference_pairs(),
+            PreferenceSettings(updates=4, batch_size=8, micro_batch_size=micro),
+            tmp_path,
+        )
         results.append((rows, {n: w.detach().clone() for n, w in policy.named_parameters() if ".default." in n}))
     (whole, weights), (parts, weights_of_parts) = results
     for a, b in zip(whole, parts):
@@ -328,8 +365,10 @@ def test_reference_is_the_sft_policy_in_every_round(base_folder, tokenizer, tmp_
 
     with train._lent_to_trl(policy):
         trainer = PreferenceTrainer(policy, tokenizer, pairs, settings, tmp_path)
-        found = {tuple(row["prompt_ids"]): (row["ref_chosen_logps"], row["ref_rejected_logps"])
-                 for row in trainer.train_dataset}
+        found = {
+            tuple(row["prompt_ids"]): (row["ref_chosen_logps"], row["ref_rejected_logps"])
+            for row in trainer.train_dataset
+        }
     for p, chosen, rejected in zip(pairs, *expected):
         assert found[tuple(p.prompt_ids)] == pytest.approx((chosen, rejected), abs=1e-4)
 
@@ -351,11 +390,23 @@ def test_only_the_adapter_default_changes(base_folder, tokenizer, tmp_path, prec
     calls = []
     for run in ("sft", "preferences"):
         if run == "sft":
-            train_sft(policy, tokenizer, demonstrations(), TrainSettings(max_steps=3, batch_size=4), tmp_path,
-                      lambda done, total: calls.append((done, total)))
+            train_sft(
+                policy,
+                tokenizer,
+                demonstrations(),
+                TrainSettings(max_steps=3, batch_size=4),
+                tmp_path,
+                lambda done, total: calls.append((done, total)),
+            )
         else:
-            train_preferences(policy, tokenizer, preference_pairs(), PreferenceSettings(updates=3, batch_size=4),
-                              tmp_path, lambda done, total: calls.append((done, total)))
+            train_preferences(
+                policy,
+                tokenizer,
+                preference_pairs(),
+                PreferenceSettings(updates=3, batch_size=4),
+                tmp_path,
+                lambda done, total: calls.append((done, total)),
+            )
         after = {part: snapshot(policy, part) for part in ("default", "sft", None)}
         assert all(after["default"][name] != before["default"][name] for name in before["default"])
         assert after["sft"] == before["sft"] and after[None] == before[None]
@@ -374,11 +425,13 @@ def test_same_seed_same_bytes(base_folder, tokenizer, tmp_path, run):
     def trained(seed):
         policy = make_policy(base_folder, "full")
         if run == "sft":
-            rows = train_sft(policy, tokenizer, demonstrations(),
-                             TrainSettings(epochs=2, batch_size=4, seed=seed), tmp_path)
+            rows = train_sft(
+                policy, tokenizer, demonstrations(), TrainSettings(epochs=2, batch_size=4, seed=seed), tmp_path
+            )
         else:
-            rows = train_preferences(policy, tokenizer, preference_pairs(),
-                                     PreferenceSettings(updates=4, batch_size=4, seed=seed), tmp_path)
+            rows = train_preferences(
+                policy, tokenizer, preference_pairs(), PreferenceSettings(updates=4, batch_size=4, seed=seed), tmp_path
+            )
         return rows, snapshot(policy, "default")
 
     assert trained(1) == trained(1)
@@ -430,8 +483,9 @@ def test_gradient_checkpointing_changes_memory_only(base_folder, tokenizer, tmp_
     results = []
     for on in (False, True):
         policy = make_policy(base_folder, "full")
-        rows = train_preferences(policy, tokenizer, preference_pairs(),
-                                 PreferenceSettings(updates=2, gradient_checkpointing=on), tmp_path)
+        rows = train_preferences(
+            policy, tokenizer, preference_pairs(), PreferenceSettings(updates=2, gradient_checkpointing=on), tmp_path
+        )
         assert not policy.get_base_model().is_activation_checkpointing
         results.append(rows)
     for a, b in zip(*results):
@@ -447,24 +501,27 @@ def test_too_long_is_an_error_or_a_counted_drop(policy, tokenizer, tmp_path):
     kept = [e for e in examples if len(e.input_ids) <= limit]
     with pytest.raises(ValueError, match=f"are longer than max_length={limit} tokens"):
         train_sft(policy, tokenizer, examples, TrainSettings(max_length=limit), tmp_path)
-    rows = train_sft(policy, tokenizer, examples,
-                     TrainSettings(max_length=limit, too_long="drop", max_steps=1), tmp_path)
+    rows = train_sft(
+        policy, tokenizer, examples, TrainSettings(max_length=limit, too_long="drop", max_steps=1), tmp_path
+    )
     assert rows[0]["dropped"] == len(examples) - len(kept) > 0
     assert rows[0]["tokens"] == sum(len(e.input_ids) for e in kept)
     pairs = preference_pairs()
     longest = max(len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in pairs)
     with pytest.raises(ValueError, match="raise max_length"):
         train_preferences(policy, tokenizer, pairs, PreferenceSettings(max_length=longest - 1), tmp_path)
-    rows = train_preferences(policy, tokenizer, pairs,
-                             PreferenceSettings(max_length=longest - 1, too_long="drop", updates=1), tmp_path)
+    rows = train_preferences(
+        policy, tokenizer, pairs, PreferenceSettings(max_length=longest - 1, too_long="drop", updates=1), tmp_path
+    )
     assert rows[0]["dropped"] >= 1
 
 
 def test_unusable_input_is_refused_by_name(policy, tokenizer, tmp_path):
     def refused(match, pair=None, **options):
         with pytest.raises(ValueError, match=match):
-            train_preferences(policy, tokenizer, [pair] if pair else preference_pairs(),
-                              PreferenceSettings(**options), tmp_path)
+            train_preferences(
+                policy, tokenizer, [pair] if pair else preference_pairs(), PreferenceSettings(**options), tmp_path
+            )
 
     refused("kind of pair 0 must be one of outcome, step", EncodedPair([1], [2], [3], [1], [1], "other"))
     refused("rejected side of pair 0 has no agent token", EncodedPair([1], [2], [3], [1], [0], "step"))

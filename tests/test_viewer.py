@@ -41,7 +41,9 @@ def scored(trajectory: Trajectory, who: str, rewards: list[float]) -> list[StepR
 def pairs(trajectory: Trajectory) -> list[Pair]:
     t, turn = trajectory, [{"role": "assistant", "content": f"Action: click[{EVIL}]"}]
     found = [Pair(t.prefix(1), t.suffix(1), turn, "outcome", t.id, 1, None, None, 1.0, 0.2)]
-    return found + [Pair(t.prefix(2), t.suffix(2), turn, "step", f"{t.id}-{g}", 2, 0.9, 0.9 - g, 1.0, 0.2) for g in (0.1, 0.5, 0.3)]
+    return found + [
+        Pair(t.prefix(2), t.suffix(2), turn, "step", f"{t.id}-{g}", 2, 0.9, 0.9 - g, 1.0, 0.2) for g in (0.1, 0.5, 0.3)
+    ]
 
 
 def is_safe(html: str) -> bool:
@@ -50,7 +52,9 @@ def is_safe(html: str) -> bool:
     own = set("html head meta title style body main h1 h2 h3 p div span pre code details summary article section figure "
               "img figcaption table thead tbody tr th td strong".split())  # fmt: skip
     images = re.findall(r"<img [^>]*>", html)
-    return tags <= own and "http:" not in html and "https:" not in html and all('src="data:image/png' in i for i in images)
+    return (
+        tags <= own and "http:" not in html and "https:" not in html and all('src="data:image/png' in i for i in images)
+    )
 
 
 def test_what_a_model_wrote_is_escaped_in_a_trajectory():
@@ -96,7 +100,10 @@ def make_run(folder, text: str = "mug", n: int = 30):
         agent = [s for i, d in enumerate(demonstrations) for s in scored(d, "agent", [0.5, 0.1 * i])]
         write_step_rewards(inside / "step_rewards.jsonl", agent)
         write_pairs(inside / "pairs.jsonl", pairs(demonstrations[0]))
-        counts = {"outcome": {"win": 3, "tie": 5, "lose": 12}, "step": {"win": 4, "tie": 6, "lose": 9, "same_action": 40}}
+        counts = {
+            "outcome": {"win": 3, "tie": 5, "lose": 12},
+            "step": {"win": 4, "tie": 6, "lose": 9, "same_action": 40},
+        }
         write_whole(inside / "pair_counts.json", json.dumps(counts))
         columns = "step,loss,loss_outcome,loss_step,loss_sft,accuracy,margin,chosen_logp,rejected_logp"
         lines = [f"{i},{2 - i / 40:.3f},{0.69 - i / 90:.3f},{0.69 - i / 60:.3f},{0.6 - i / 200:.3f},"
@@ -140,7 +147,9 @@ def test_the_report_of_a_failed_run_says_why_and_what_to_do(tmp_path):
     assert "What to do" in html and "stopped before an agent was scored" in html and ">missing<" in html
 
 
-@pytest.mark.parametrize("keep", ["", "config.json", "demonstrations.jsonl", "iteration-1", "metrics.csv", "evaluations"])
+@pytest.mark.parametrize(
+    "keep", ["", "config.json", "demonstrations.jsonl", "iteration-1", "metrics.csv", "evaluations"]
+)
 def test_a_half_done_run_gets_a_report(tmp_path, keep):
     whole, part = make_run(tmp_path / "whole", n=3), tmp_path / "part"
     part.mkdir()

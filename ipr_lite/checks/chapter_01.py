@@ -48,7 +48,9 @@ def negative(write: Callable[[], str], env: Any, task: Any) -> None:
     env.reset(options={"task": task})
     wanted, *_ = env.step(env.message(task.setup["gold"]))
     if _rows(observation) != _rows(wanted):
-        raise WrongAnswer(f"this earns {reward}, but not with the right rows: give all that the question asks for, in the wrong order")
+        raise WrongAnswer(
+            f"this earns {reward}, but not with the right rows: give all that the question asks for, in the wrong order"
+        )
     say_right(f"a reward of {reward}, for the right rows")
 
 

@@ -36,7 +36,9 @@ def episodes_needed(needed: Callable[[int, float, float], int]) -> None:
         if found == _first(lambda n: (1 - usual**n) ** steps >= sure):
             raise WrongAnswer(f"{shown}; that counts the other action alone: the usual one must have been taken, too")
         if found in (int(1 / (1 - usual)), round(1 / (1 - usual))):
-            raise WrongAnswer(f"{shown}; that is how long one waits for the other action on average, not with {sure:.0%}")
+            raise WrongAnswer(
+                f"{shown}; that is how long one waits for the other action on average, not with {sure:.0%}"
+            )
         if found < right:
             chance = _complete(steps, usual, found)
             raise WrongAnswer(f"{shown}; the table is then complete with a probability of only {chance:.3f}")

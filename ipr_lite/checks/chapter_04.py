@@ -40,7 +40,9 @@ def samples_needed(needed: Callable[[list[float], list[float], float], int]) -> 
         # A simulation may be off by a little: half a percentage point is let pass.
         rate = wrong_rate(expert, agent, found)
         if rate >= limit + 0.005:
-            raise WrongAnswer(f"{shown}: with N = {found} still {rate:.1%} of the pairs are wrong; more are needed (equal means make no pair, and count neither way)")
+            raise WrongAnswer(
+                f"{shown}: with N = {found} still {rate:.1%} of the pairs are wrong; more are needed (equal means make no pair, and count neither way)"
+            )
         fewer = wrong_rate(expert, agent, found - 1) if found > 1 else 1.0
         if fewer < limit - 0.005:
             raise WrongAnswer(f"{shown}: N = {found} is more than needed; with {found - 1} only {fewer:.1%} are wrong")

@@ -11,6 +11,7 @@ from ipr_lite.records import Pair
 
 def action_only(shorten: Callable) -> None:
     """Notebook 05: `shorten(pair)` contrasts the action at t alone, not the suffix from t."""
+
     def said(*texts: str) -> list[dict[str, str]]:
         roles = ("assistant", "user")
         return [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
@@ -44,7 +45,14 @@ def action_only(shorten: Callable) -> None:
 
 def best_setting(choose: Callable[[list[dict], int, float], tuple[int, float]]) -> None:
     """Notebook 05: the (n, tau) with the most right pairs for so many rollouts, at most `limit` of them wrong."""
-    rows = [(1, 0.01, 0.80, 0.20), (1, 0.02, 0.82, 0.24), (1, 0.35, 0.50, 0.09), (5, 0.01, 0.90, 0.06), (5, 0.35, 0.55, 0.02), (20, 0.01, 0.95, 0.03)]
+    rows = [
+        (1, 0.01, 0.80, 0.20),
+        (1, 0.02, 0.82, 0.24),
+        (1, 0.35, 0.50, 0.09),
+        (5, 0.01, 0.90, 0.06),
+        (5, 0.35, 0.55, 0.02),
+        (20, 0.01, 0.95, 0.03),
+    ]
     table = [dict(zip(("n", "tau", "built", "wrong"), row)) for row in rows]
     for limit in (0.25, 0.10, 0.06, 0.03, 0.02):
         found = attempt(choose, copy.deepcopy(table), 1200, limit)
@@ -69,7 +77,9 @@ def best_setting(choose: Callable[[list[dict], int, float], tuple[int, float]]) 
         if mine["wrong"] > limit:
             raise WrongAnswer(f"{shown}; {mine['wrong']:.0%} of its pairs are wrong, which is over the limit")
         if mine is max(allowed, key=lambda row: row["built"]):
-            raise WrongAnswer(f"{shown}; it builds most pairs per contrast, but scores few contrasts: one costs 2n rollouts")
+            raise WrongAnswer(
+                f"{shown}; it builds most pairs per contrast, but scores few contrasts: one costs 2n rollouts"
+            )
         raise WrongAnswer(f"{shown}; it gives {right_pairs(mine):.0f} right pairs, another row more")
     say_right("most right pairs for the rollouts, within the limit")
 
@@ -96,7 +106,9 @@ def one_sided(find: Callable[[list[tuple[str, str]], float], list[str]]) -> None
             if name in chosen:
                 raise WrongAnswer(f"{shown}: {name!r} is chosen in a pair, so the set is not one-sided about it")
             if rejected.count(name) <= limit * len(firsts):
-                raise WrongAnswer(f"{shown}: {name!r} is rejected in {rejected.count(name)} of {len(firsts)} pairs, not more than the limit")
+                raise WrongAnswer(
+                    f"{shown}: {name!r} is rejected in {rejected.count(name)} of {len(firsts)} pairs, not more than the limit"
+                )
         missing = [name for name in expected if name not in found]
         if missing:
             raise WrongAnswer(f"{shown}: {missing[0]!r} is missing: rejected often enough, chosen never")

@@ -72,10 +72,16 @@ def smoothed(loss: Callable) -> None:
             continue
         if torch.allclose(found, e * as_is + (1 - e) * turned, atol=1e-5):
             raise WrongAnswer(f"{shown}: the shares are the wrong way round: e is the share of wrong pairs")
-        if torch.allclose(found, (1 - e) * as_is, atol=1e-5) or torch.allclose(found, (1 - e) * as_is - e * turned, atol=1e-5):
-            raise WrongAnswer(f"{shown}: the wrong pairs cost something too: add e times the loss of the pair turned round")
+        if torch.allclose(found, (1 - e) * as_is, atol=1e-5) or torch.allclose(
+            found, (1 - e) * as_is - e * turned, atol=1e-5
+        ):
+            raise WrongAnswer(
+                f"{shown}: the wrong pairs cost something too: add e times the loss of the pair turned round"
+            )
         if torch.allclose(found, -F.logsigmoid((1 - 2 * e) * margin), atol=1e-5):
             raise WrongAnswer(f"{shown}: that is the loss of the expected margin; take the expectation of the loss")
         raise WrongAnswer(f"{shown}: with probability 1 - e the loss at margin m, with e the loss at -m")
     place = margin[loss(margin, 0.1).argmin()].item()
-    say_right(f"with e = 0.1 it is smallest near margin {place:.1f} (ln 9 = {math.log(9):.2f}): no pair pushes for ever")
+    say_right(
+        f"with e = 0.1 it is smallest near margin {place:.1f} (ln 9 = {math.log(9):.2f}): no pair pushes for ever"
+    )

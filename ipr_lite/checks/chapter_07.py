@@ -31,7 +31,9 @@ def balanced(control: Callable[[list[Pair], int], list[Pair]]) -> None:
                 f"{sum(of_kind)} of {len(of_kind)} {kind} pairs are turned round, not {len(of_kind) // 2}: draw within each kind"
             )
     if control(list(pairs), 0) != found:
-        raise WrongAnswer("the same seed gave another choice: draw from random.Random(seed), not from the global generator")
+        raise WrongAnswer(
+            "the same seed gave another choice: draw from random.Random(seed), not from the global generator"
+        )
     if all(control(list(pairs), seed) == found for seed in range(1, 6)):
         raise WrongAnswer("the seeds 0 to 5 turn round the same pairs: which ones must depend on the seed")
     say_right("half of each kind, by the seed")

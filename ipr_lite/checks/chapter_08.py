@@ -90,7 +90,9 @@ _DEV = [
 def stop_round(rule: Callable[[list[float], int], tuple[int, int]]) -> None:
     """Notebook 08: `rule(dev, patience)` gives the round that is kept and the number of rounds trained."""
     rng = random.Random(0)
-    drawn = [([round(rng.uniform(0.3, 0.7), 2) for _ in range(rng.randint(2, 7))], rng.randint(1, 3)) for _ in range(200)]
+    drawn = [
+        ([round(rng.uniform(0.3, 0.7), 2) for _ in range(rng.randint(2, 7))], rng.randint(1, 3)) for _ in range(200)
+    ]
     for dev, patience in [*_DEV, *drawn]:
         found = attempt(rule, list(dev), patience)
         if found is NOTHING:
@@ -110,7 +112,9 @@ def _why(dev: Sequence[float], patience: int, kept: int, paid: int) -> str:
     if (kept, paid) == _against_the_last(dev, patience):
         return "compare with the best so far, not with the round before: after a fall a small rise is no new best"
     if kept > last:
-        return f"the run has stopped after round {last} and never sees round {kept}: look only at rounds already trained"
+        return (
+            f"the run has stopped after round {last} and never sees round {kept}: look only at rounds already trained"
+        )
     if paid == last and kept == paid:
         return "the last round trained is not the best one: keep that of the highest dev reward"
     if paid == last:
@@ -166,15 +170,21 @@ def expected_best(best: Callable[[int, float], float]) -> None:
         shown += f": you gave {found:.4f}"
         close = 0.04 * sd
         if k == 1:
-            raise WrongAnswer(f"{shown}; of one round nothing is chosen: the mean is 0 (an absolute value somewhere, or too few draws?)")
+            raise WrongAnswer(
+                f"{shown}; of one round nothing is chosen: the mean is 0 (an absolute value somewhere, or too few draws?)"
+            )
         if sd != 1 and abs(found - right / sd) < 0.04:
             raise WrongAnswer(f"{shown}; that is in standard deviations: multiply by sd")
         if sd != 1 and abs(found - right * sd) < close * sd:
             raise WrongAnswer(f"{shown}; sd is taken for a variance, or multiplied twice")
         if abs(found - sd * math.sqrt(2 * math.log(k))) < close:
-            raise WrongAnswer(f"{shown}; sd * sqrt(2 ln k) is a bound that the mean nears for very large k, not the mean")
+            raise WrongAnswer(
+                f"{shown}; sd * sqrt(2 ln k) is a bound that the mean nears for very large k, not the mean"
+            )
         if abs(found) < close:
-            raise WrongAnswer(f"{shown}; that is the mean of all: take the maximum of each k first, then the mean of the maxima")
+            raise WrongAnswer(
+                f"{shown}; that is the mean of all: take the maximum of each k first, then the mean of the maxima"
+            )
         if abs(found + right) < close:
             raise WrongAnswer(f"{shown}; that is the minimum")
         raise WrongAnswer(f"{shown}; draw k normal numbers many times, take the maximum each time, then the mean")

@@ -92,7 +92,9 @@ def name_faults(answer: Callable[[], dict[str, str]]) -> None:
     wrong = [word for word in (*FAULTS, SOUND) if found[letter_of[word]] != word]
     if wrong:
         right = len(words) - len(wrong)
-        raise WrongAnswer(f"{right} of {len(words)} are right. Look at {letter_of[wrong[0]]} again: {FAULTS[wrong[0]].clue}")
+        raise WrongAnswer(
+            f"{right} of {len(words)} are right. Look at {letter_of[wrong[0]]} again: {FAULTS[wrong[0]].clue}"
+        )
     say_right("all five. Now write down how you would have noticed without four others beside it")
 
 

@@ -35,8 +35,13 @@ def wilson(interval: Callable[[int, int], tuple[float, float]]) -> None:
             continue
         wald = _Z * math.sqrt(successes * (n - successes) / n) / n
         wrongs = {
-            (successes / n - wald, successes / n + wald): "that is Wald's interval, with the standard error at the share we saw",
-            wilson_interval(successes, n, 1.6448536): "that is the 90 % interval; 95 % leaves 2.5 % on each side, z = 1.96",
+            (
+                successes / n - wald,
+                successes / n + wald,
+            ): "that is Wald's interval, with the standard error at the share we saw",
+            wilson_interval(
+                successes, n, 1.6448536
+            ): "that is the 90 % interval; 95 % leaves 2.5 % on each side, z = 1.96",
             (right[1], right[0]): "the ends are swapped: low comes first",
             tuple(100 * end for end in right): "these are percent; give shares between 0 and 1",
         }
@@ -80,7 +85,9 @@ def _lab(gains: Mapping[int, float], seeds: list[int], sign: int, name: str) -> 
     """Raises WrongAnswer unless these three seeds make a bootstrap exclude 0 on the side of `sign`."""
     unknown = [seed for seed in seeds if seed not in gains]
     if unknown:
-        raise WrongAnswer(f"{name}'s lab: {unknown[0]} is no seed of this file; give seeds (the keys), of {sorted(gains)}")
+        raise WrongAnswer(
+            f"{name}'s lab: {unknown[0]} is no seed of this file; give seeds (the keys), of {sorted(gains)}"
+        )
     if len(seeds) != 3:
         raise WrongAnswer(f"{name}'s lab has {len(seeds)} seeds; it must have three")
     if len(set(seeds)) != 3:
@@ -128,9 +135,13 @@ def seeds_needed(needed: Callable[[float, float], int]) -> None:
         if enough >= 0.79 and one_less < 0.81:
             continue
         ratio = (spread / gain) ** 2
-        with_half = "the interval lies above 0 in half of the experiments: room for bad luck is missing (0.84 beside 1.96)"
+        with_half = (
+            "the interval lies above 0 in half of the experiments: room for bad luck is missing (0.84 beside 1.96)"
+        )
         wrongs = {
-            math.ceil((_Z + 0.8416212) ** 2 * ratio): "that is the bell curve's formula; with few seeds t is larger than 1.96",
+            math.ceil(
+                (_Z + 0.8416212) ** 2 * ratio
+            ): "that is the bell curve's formula; with few seeds t is larger than 1.96",
             math.ceil((1.6448536 + 0.8416212) ** 2 * ratio): "that is a one-sided test; 95 % leaves 2.5 % on each side",
             math.ceil(2 * (_Z + 0.8416212) ** 2 * ratio): "that is for two groups of seeds; ours are paired",
             math.ceil(_Z**2 * ratio): with_half,

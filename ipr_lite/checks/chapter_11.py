@@ -33,7 +33,11 @@ def bits_per_weight(bits: Callable[[int, int, int], float]) -> None:
 
 def episodes_that_fit(fit: Callable[[int, int, int, int, int], int]) -> None:
     """Notebook 11: whole episodes whose keys and values (16 bits) fit into `free` bytes."""
-    for free, layers, kv_heads, head, tokens in ((2**30, 28, 4, 128, 4096), (2**31, 24, 2, 64, 4096), (10**6, 28, 4, 128, 512)):
+    for free, layers, kv_heads, head, tokens in (
+        (2**30, 28, 4, 128, 4096),
+        (2**31, 24, 2, 64, 4096),
+        (10**6, 28, 4, 128, 512),
+    ):
         found = attempt(fit, free, layers, kv_heads, head, tokens)
         if found is NOTHING:
             return

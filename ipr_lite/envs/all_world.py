@@ -59,7 +59,7 @@ class AllWorlds(TextEnv):
     def messages(self, observation: str, task: Task) -> list[Message]:
         return self.worlds[task.env].messages(observation, task)
 
-    def clone(self) -> "AllWorlds":
+    def clone(self) -> AllWorlds:
         """A copy of the episode; what the worlds share, it shares."""
         other = copy.copy(self)
         other.here = self.here.clone() if self.here is not None else None

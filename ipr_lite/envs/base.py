@@ -72,13 +72,10 @@ class TextEnv(gymnasium.Env):
         """The ReAct message that says this action: `parse` of it gives the action back."""
         return f"Thought: {thought}\nAction: {action}"
 
-    def clone(self) -> "TextEnv":
+    def clone(self) -> TextEnv:
         """A copy that goes on from the same state; acting in one leaves the other as it was."""
         raise NotImplementedError
 
     def messages(self, observation: str, task: Task) -> list[dict[str, str]]:
         """The chat that an agent sees before its first action."""
-        return [
-            {"role": "system", "content": self.system_prompt},
-            {"role": "user", "content": observation},
-        ]
+        return [{"role": "system", "content": self.system_prompt}, {"role": "user", "content": observation}]

@@ -57,7 +57,7 @@ class Errands(TextEnv):
         info["success"] = all(reward == 1.0 for reward in self._rewards)
         return page, sum(self._rewards) / self.errands, bought, cut_off, info
 
-    def clone(self) -> "Errands":
+    def clone(self) -> Errands:
         """A copy of the trip; the catalogue and the tasks are shared."""
         other = copy.copy(self)
         other.shop = self.shop.clone()

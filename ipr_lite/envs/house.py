@@ -88,7 +88,7 @@ class House(TextEnv):
         self._over = won or self._steps >= self.max_steps
         return observation, float(won), won, self._over and not won, info
 
-    def clone(self) -> "House":
+    def clone(self) -> House:
         """A copy of the episode; the games and tasks are shared."""
         other = copy.copy(self)
         other._facts = set(self._facts) if self._task is not None else set()

@@ -57,7 +57,7 @@ class Errand:
     lamp: str | None
 
     @classmethod
-    def of(cls, game: Game) -> "Errand":
+    def of(cls, game: Game) -> Errand:
         """Reads the six forms of ALFWorld's goals. Raises ValueError for any other."""
         kinds: dict[str, str] = {}
         facts = [literal.fact for literal in game.goal if literal.positive]
@@ -220,7 +220,12 @@ class _Resident:
     def _search(self, kind: str) -> str:
         if self.here in self.shut and self.here not in self.seen:
             return self._say("open", f"open {self.here}")
-        if self.opens_all and self.here in self.seen and _is_openable(self.game, self.here) and self.here not in self.shut:
+        if (
+            self.opens_all
+            and self.here in self.seen
+            and _is_openable(self.game, self.here)
+            and self.here not in self.shut
+        ):
             return self._say("close", f"close {self.here}")
         fresh = [r for r in self.game.receptacles if r not in self.seen and r not in self.shut]
         fresh += [r for r in self.game.receptacles if r in self.shut and r not in self.seen]
@@ -260,7 +265,9 @@ def guide(task: Task, env: House) -> people.Person:
     return _Resident(env.games[task.setup["game"]], CAREFUL, random.Random(task.id))
 
 
-def demonstrations(tasks: Sequence[Task], env: House, habits: Habits, seed: int, keep: float = KEEP) -> list[Trajectory]:
+def demonstrations(
+    tasks: Sequence[Task], env: House, habits: Habits, seed: int, keep: float = KEEP
+) -> list[Trajectory]:
     """One demonstration for each task, less those whose reward is under `keep` (`people.one_each`)."""
     return people.one_each(demonstrate, tasks, env, habits, seed, keep)
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 Fact = tuple[str, ...]
 
 # Facts that an action can change; all others stand for the whole game.
-FLUENTS = frozenset("inreceptacle objectatlocation opened ishot iscool isclean istoggled issliced holds atlocation".split())
+FLUENTS = frozenset(
+    "inreceptacle objectatlocation opened ishot iscool isclean istoggled issliced holds atlocation".split()
+)
 
 
 @dataclass(frozen=True)

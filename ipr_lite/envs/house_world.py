@@ -58,7 +58,9 @@ _THINGS = {
     "lettuce": ("cleanable coolable sliceable", f"{_TABLES} fridge sinkbasin garbagecan"),
     "bread": ("heatable coolable sliceable", f"{_TABLES} fridge microwave garbagecan"),
     "mug": ("cleanable heatable coolable", f"{_TABLES} desk shelf cabinet fridge microwave sinkbasin coffeemachine"),
-    **dict.fromkeys(("cup", "plate"), ("cleanable heatable coolable", f"{_TABLES} shelf cabinet fridge microwave sinkbasin")),
+    **dict.fromkeys(
+        ("cup", "plate"), ("cleanable heatable coolable", f"{_TABLES} shelf cabinet fridge microwave sinkbasin")
+    ),
     "bowl": ("cleanable coolable", f"{_DESKS} cabinet fridge sinkbasin"),
     "pan": ("cleanable coolable", f"{_TABLES} cabinet fridge stoveburner sinkbasin"),
     "pot": ("cleanable coolable", f"{_TABLES} shelf cabinet fridge stoveburner sinkbasin"),
@@ -103,7 +105,10 @@ _ROOM_THINGS = {
 _ERRANDS = {
     "pick_and_place_simple": ("put a {thing} in {target}.", "put some {thing} on {target}."),
     "pick_two_obj_and_place": ("put two {thing} in {target}.", "find two {thing} and put them in {target}."),
-    "pick_clean_then_place_in_recep": ("put a clean {thing} in {target}.", "clean some {thing} and put it in {target}."),
+    "pick_clean_then_place_in_recep": (
+        "put a clean {thing} in {target}.",
+        "clean some {thing} and put it in {target}.",
+    ),
     "pick_heat_then_place_in_recep": ("put a hot {thing} in {target}.", "heat some {thing} and put it in {target}."),
     "pick_cool_then_place_in_recep": ("put a cool {thing} in {target}.", "cool some {thing} and put it in {target}."),
     "look_at_obj_in_light": ("look at {thing} under the {target}.", "examine the {thing} with the {target}."),
@@ -229,7 +234,11 @@ def _goal(kind: str, thing: str, target: str) -> list[Literal]:
             ("objecttype", "?o", f"{thing}type"), ("holds", "?a", "?o"),
         ]  # fmt: skip
         return [Literal(fact) for fact in facts]
-    facts = [("objecttype", "?o", f"{thing}type"), ("receptacletype", "?r", f"{target}type"), ("inreceptacle", "?o", "?r")]
+    facts = [
+        ("objecttype", "?o", f"{thing}type"),
+        ("receptacletype", "?r", f"{target}type"),
+        ("inreceptacle", "?o", "?r"),
+    ]
     facts += [(fact, "?o") for verb, fact in _TREATMENT.items() if f"_{verb}_" in kind]
     if kind != "pick_two_obj_and_place":
         return [Literal(fact) for fact in facts]

@@ -179,7 +179,7 @@ class Shop(TextEnv):
         self._over = bought or self._steps >= self.max_steps
         return observation, reward, bought, self._over and not bought, info
 
-    def clone(self) -> "Shop":
+    def clone(self) -> Shop:
         """A copy of the episode; the catalogue, its index and the tasks are shared."""
         other = copy.copy(self)
         other._chosen = dict(self._chosen) if self._task is not None else {}

@@ -80,8 +80,7 @@ def _of(record: Any, field: str, kind: type | tuple[type, ...], where: str) -> A
         raise ValueError(f"{where}: field {field!r} is missing; take WebShop's original file")
     if not isinstance(record[field], kind):
         raise ValueError(
-            f"{where}: field {field!r} is {type(record[field]).__name__}, which cannot be; "
-            "take WebShop's original file"
+            f"{where}: field {field!r} is {type(record[field]).__name__}, which cannot be; take WebShop's original file"
         )
     return record[field]
 
@@ -103,9 +102,7 @@ def _product(record: Any, attributes: dict, where: str) -> Product | None:
         category=_of(record, "category", str, where),
         description=_of(record, "full_description", str, where),
         bullets=bullets if isinstance(bullets, list) else [bullets],
-        attributes=tuple(_of(entry, "attributes", list, f"attributes of {asin}"))
-        if known
-        else ("DUMMY_ATTR",),
+        attributes=tuple(_of(entry, "attributes", list, f"attributes of {asin}")) if known else ("DUMMY_ATTR",),
         options=_options(record, where),
         price=prices[0] if len(prices) == 1 else rng.uniform(*prices),
         price_tag=tag,

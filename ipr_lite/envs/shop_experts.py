@@ -67,23 +67,14 @@ _THOUGHTS = {
         "I want it in {value}, so I click {value}.",
         "Now I pick {value} as the {kind}.",
     ),
-    "back": (
-        "This {noun} is not what I want, so I go back.",
-        "I go back to look for a better {noun}.",
-    ),
-    "return": (
-        "I have read this page and go back to the item.",
-        "That is enough, back to the product page.",
-    ),
+    "back": ("This {noun} is not what I want, so I go back.", "I go back to look for a better {noun}."),
+    "return": ("I have read this page and go back to the item.", "That is enough, back to the product page."),
     "buy": (
         "This is what I need, so I buy it now.",
         "The product is ready, so I click buy now.",
         "I am done choosing and buy the {noun}.",
     ),
-    "read": (
-        "Let me read more about this {noun} first.",
-        "I want to see the details of this {noun}.",
-    ),
+    "read": ("Let me read more about this {noun} first.", "I want to see the details of this {noun}."),
     "other": (
         "Maybe I should try this one instead.",
         "I am not sure, so I try something else.",
@@ -304,9 +295,7 @@ def guide(task: Task, env: Shop) -> people.Person:
     return person(task, CAREFUL, random.Random(task.id))
 
 
-def demonstrations(
-    tasks: Sequence[Task], env: Shop, habits: Habits, seed: int, keep: float = KEEP
-) -> list[Trajectory]:
+def demonstrations(tasks: Sequence[Task], env: Shop, habits: Habits, seed: int, keep: float = KEEP) -> list[Trajectory]:
     """One demonstration for each task, less those whose reward is under `keep` (`people.one_each`)."""
     return people.one_each(demonstrate, tasks, env, habits, seed, keep)
 

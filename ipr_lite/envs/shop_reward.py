@@ -99,10 +99,7 @@ def noun_words(title: str) -> tuple[str, ...]:
     return tuple(
         w
         for w in words
-        if w not in _STOP_WORDS
-        and w not in _ADJECTIVES
-        and w not in COLOURS
-        and not re.fullmatch(r"[\d.]*|x", w)
+        if w not in _STOP_WORDS and w not in _ADJECTIVES and w not in COLOURS and not re.fullmatch(r"[\d.]*|x", w)
     )
 
 
@@ -135,20 +132,14 @@ def type_reward(product: Product, goal: Mapping[str, Any], nouns: Tagger = noun_
         r_type = 0.1
     if title_score == 0.0:
         r_type = 0.0
-    return {
-        "r_type": r_type,
-        "query_match": query_match,
-        "category_match": category_match,
-        "title_score": title_score,
-    }
+    return {"r_type": r_type, "query_match": query_match, "category_match": category_match, "title_score": title_score}
 
 
 def attribute_matches(product: Product, attributes: Sequence[str]) -> int:
     """How many of the goal's attributes the product has: 0 to len(attributes)."""
     texts = (product.title.lower(), " ".join(product.bullets).lower(), product.description.lower())
     return sum(
-        any(similarity(own, wanted) > 85 for own in product.attributes)
-        or any(wanted in text for text in texts)
+        any(similarity(own, wanted) > 85 for own in product.attributes) or any(wanted in text for text in texts)
         for wanted in attributes
     )
 
@@ -168,11 +159,7 @@ def option_matches(chosen: Sequence[str], goal_options: Sequence[str] | Mapping[
 
 
 def purchase_reward(
-    product: Product,
-    goal: Mapping[str, Any],
-    price: float,
-    chosen: Mapping[str, str],
-    nouns: Tagger = noun_words,
+    product: Product, goal: Mapping[str, Any], price: float, chosen: Mapping[str, str], nouns: Tagger = noun_words
 ) -> tuple[float, dict]:
     """WebShop's reward in [0, 1] for buying `product` with the options `chosen`, and its parts.
 

@@ -90,7 +90,7 @@ class SQL(TextEnv):
         self._over = submitted or self._steps >= self.max_steps
         return PREFIX + observation, reward, submitted, self._over and not submitted, info
 
-    def clone(self) -> "SQL":
+    def clone(self) -> SQL:
         """A copy of the episode; databases and tasks are shared."""
         other = copy.copy(self)
         other._np_random = copy.deepcopy(self._np_random)

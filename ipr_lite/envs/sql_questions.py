@@ -138,7 +138,9 @@ def _joined(child: TableSketch, parent: TableSketch, up: bool = True) -> str:
 
 def _three_joined(event: TableSketch, middle: TableSketch, place: TableSketch) -> str:
     """An event, what it happened to, and the place of that, as T1, T2 and T3."""
-    return f"{_joined(event, middle)} JOIN <{place.noun}> AS T3 ON T2.<{middle.noun}.@{place.noun}> = T3.<{place.noun}.#>"
+    return (
+        f"{_joined(event, middle)} JOIN <{place.noun}> AS T3 ON T2.<{middle.noun}.@{place.noun}> = T3.<{place.noun}.#>"
+    )
 
 
 def _quoted(value: object) -> str:
@@ -195,7 +197,8 @@ def _count_above(a: Asker) -> Asked | None:
     if not c or (n := a.bound(t, c)) is None:
         return None
     question = a.pick(
-        f"How many {_many(t)} have {_an(_phrase(c))} above {n}?", f"Count the {_many(t)} with {_an(_phrase(c))} over {n}."
+        f"How many {_many(t)} have {_an(_phrase(c))} above {n}?",
+        f"Count the {_many(t)} with {_an(_phrase(c))} over {n}.",
     )
     return question, f"SELECT COUNT(*) FROM <{t.noun}> WHERE <{t.noun}.{c}> > {n}"
 
@@ -376,8 +379,7 @@ def _three_tables(a: Asker) -> Asked | None:
     value = a.rng.choice(a.values(place, top))
     question = f"How many {_many(event)} belong to {_many(middle)} of the {place.noun} {value}?"
     return question, (
-        f"SELECT COUNT(*) FROM {_three_joined(event, middle, place)} "
-        f"WHERE T3.<{place.noun}.{top}> = {_quoted(value)}"
+        f"SELECT COUNT(*) FROM {_three_joined(event, middle, place)} WHERE T3.<{place.noun}.{top}> = {_quoted(value)}"
     )
 
 

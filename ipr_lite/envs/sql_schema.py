@@ -78,7 +78,7 @@ class Schema:
         return Table(name.upper(), tuple(Column(title, "text") for title in titles.split())), rows
 
     @classmethod
-    def of_catalogue(cls, name: str, tables: Mapping[str, Mapping]) -> "Schema":
+    def of_catalogue(cls, name: str, tables: Mapping[str, Mapping]) -> Schema:
         """From what MySQL said of each table: `cols` (rows of DESC), `pk`, `unique`, `keys`."""
         found = []
         for table, facts in tables.items():
@@ -91,7 +91,7 @@ class Schema:
         return cls(name, tuple(found))
 
     @classmethod
-    def of_sqlite(cls, name: str, connection: sqlite3.Connection) -> "Schema":
+    def of_sqlite(cls, name: str, connection: sqlite3.Connection) -> Schema:
         """From a SQLite database whose columns were declared with MySQL's types."""
         query = (
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY 1"

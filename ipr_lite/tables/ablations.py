@@ -79,7 +79,15 @@ def deviations(folder: Path = RESULTS_FOLDER) -> str:
         mine = found.rewards("shop", "test", "ipr", setting)
         rounds = [one for number in (1, 2) for one in found.rewards("shop", "test", "ipr", setting, number).values()]
         lowest = show(min(rounds)) if rounds else "-"
-        rows.append((f"{name}: `{setting}`", mean_cell(mine), difference_cell(difference(mine, full)), lowest, below_cell(rounds)))
+        rows.append(
+            (
+                f"{name}: `{setting}`",
+                mean_cell(mine),
+                difference_cell(difference(mine, full)),
+                lowest,
+                below_cell(rounds),
+            )
+        )
     return markdown_table(("deviation: setting", "reward", "minus default", "lowest round", f"below {FALLEN}"), rows)
 
 

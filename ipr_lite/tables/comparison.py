@@ -35,8 +35,16 @@ PAPER_3 = {
     "Llama-2-7B": (0.602, 0.674, 0.713), "Mistral-7B": (0.585, 0.662, 0.696), "Llama-2-13B": (0.622, 0.689, 0.722),
     "Llama-3-8B": (0.612, 0.662, 0.720),
 }  # fmt: skip
-PAPER_5 = {"Llama-2-7B": (0.674, 0.689, 0.713), "Llama-2-13B": (0.689, 0.707, 0.722), "Llama-3-8B": (0.662, 0.706, 0.720)}
-PAPER_5 = {"Llama-2-7B": (0.674, 0.689, 0.713), "Llama-2-13B": (0.689, 0.707, 0.722), "Llama-3-8B": (0.662, 0.706, 0.720)}
+PAPER_5 = {
+    "Llama-2-7B": (0.674, 0.689, 0.713),
+    "Llama-2-13B": (0.689, 0.707, 0.722),
+    "Llama-3-8B": (0.662, 0.706, 0.720),
+}
+PAPER_5 = {
+    "Llama-2-7B": (0.674, 0.689, 0.713),
+    "Llama-2-13B": (0.689, 0.707, 0.722),
+    "Llama-3-8B": (0.662, 0.706, 0.720),
+}
 OTHER_MODEL = "step_reward=runs/two-layer/default/seed-{seed}"
 BASES = {"tiny": "tiny base (4 layers, 1 M, three worlds)", "tiny:two-layer-base": "two-layer base (0.7 M, shop alone)"}
 
@@ -72,7 +80,9 @@ def table2_claims(folder: Path = RESULTS_FOLDER) -> str:
         for place, (ours, (env, split, _)) in enumerate(WORLDS.items()):
             found = difference(results.rewards(env, split, first), results.rewards(env, split, second))
             theirs = PAPER_2[first][place] - PAPER_2[second][place]
-            rows.append((f"{first} minus {second}", ours, show_signed(theirs), difference_cell(found), verdict(found, theirs)))
+            rows.append(
+                (f"{first} minus {second}", ours, show_signed(theirs), difference_cell(found), verdict(found, theirs))
+            )
     return markdown_table(("difference", "world", "paper", "ours, 95 % interval [seeds]", "verdict"), rows)
 
 
@@ -83,7 +93,9 @@ def table2_controls(folder: Path = RESULTS_FOLDER) -> str:
     for first, second in CONTROLS_2:
         line = [f"{first} minus {second}"]
         for env, split, _ in WORLDS.values():
-            line.append(difference_cell(difference(results.rewards(env, split, first), results.rewards(env, split, second))))
+            line.append(
+                difference_cell(difference(results.rewards(env, split, first), results.rewards(env, split, second)))
+            )
         rows.append(line)
     return markdown_table(("difference", *WORLDS), rows)
 
@@ -127,7 +139,10 @@ def optimism(folder: Path = RESULTS_FOLDER) -> str:
 def table3(folder: Path = RESULTS_FOLDER) -> str:
     """Two bases in the shop, pretrained apart: SFT, ETO, IPR."""
     two, three = Results("table2", folder), Results("table3", folder)
-    rows = [(f"paper: {base}", "", *map(show, values), show_signed(values[2] - values[1])) for base, values in PAPER_3.items()]
+    rows = [
+        (f"paper: {base}", "", *map(show, values), show_signed(values[2] - values[1]))
+        for base, values in PAPER_3.items()
+    ]
     for scale, name in BASES.items():
         source = two if scale == "tiny" else three
         base, sft, eto, ipr = (source.rewards("shop", "test", m, scale=scale) for m in ("base", "sft", "eto", "ipr"))
@@ -164,7 +179,16 @@ def reward_model_fit(folder: Path = RESULTS_FOLDER) -> str:
         for row in read_table(path, FIT_COLUMNS).itertuples():
             cells = (show(value) for value in (row.mse, row.mse_of_mean, row.explained, row.correlation))
             rows.append((path.name.split("_")[0], row.scale, row.seed, row.steps, *cells))
-    header = ("world", "base", "seed", "held-out steps", "squared error", "of their mean", "share explained", "correlation")
+    header = (
+        "world",
+        "base",
+        "seed",
+        "held-out steps",
+        "squared error",
+        "of their mean",
+        "share explained",
+        "correlation",
+    )
     return markdown_table(header, rows)
 
 

@@ -31,7 +31,9 @@ def figures(folder: Path = RESULTS_FOLDER) -> dict[str, Figure]:
         eto, ipr = (source.rewards(env, "test", method, setting) for method in ("eto", "ipr"))
         mean, low, high, seeds = difference(ipr, eto)
         if seeds:
-            cells.append((name.split(",")[0] if setting != "default" or env != "shop" else "the default", mean, low, high, seeds))
+            cells.append(
+                (name.split(",")[0] if setting != "default" or env != "shop" else "the default", mean, low, high, seeds)
+            )
     if cells:
         sure = [cell[0] for cell in cells if cell[2] > 0]
         takeaway = "interval above 0: " + ", ".join(sure) if sure else "no interval lies above zero"

@@ -38,7 +38,9 @@ def when_steps_help(folder: Path = RESULTS_FOLDER) -> str:
         if not sft:
             sft = two.rewards(env, "test", "sft")  # settings that leave SFT as it is
             sft = {seed: sft[seed] for seed in ipr if seed in sft}
-        first = difference(source.rewards(env, "test", "ipr", setting, 1), source.rewards(env, "test", "eto", setting, 1))
+        first = difference(
+            source.rewards(env, "test", "ipr", setting, 1), source.rewards(env, "test", "eto", setting, 1)
+        )
         rows.append((
             name, mean_cell(sft), mean_cell(eto), mean_cell(ipr), difference_cell(difference(ipr, eto)), difference_cell(first),
         ))  # fmt: skip

@@ -40,7 +40,9 @@ class Results:
         found = found[found["scale"] == scale]
         found = found[found["selected"] == 1] if iteration is None else found[found["iteration"] == iteration]
         if found["seed"].duplicated().any():
-            raise DataError(f"results: two rows for {env} {method} {setting} {split}; run one precision and scale a file")
+            raise DataError(
+                f"results: two rows for {env} {method} {setting} {split}; run one precision and scale a file"
+            )
         return dict(zip(found["seed"], found[column]))
 
 
