@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
         if name == "bench":
             command.add_argument("--trajectories", type=int, help="default: 40; with --quick 4")
             command.add_argument("--runs", type=int, help="how often, default: 5; with --quick 1")
-            command.add_argument("--ways", nargs="+", metavar="WAY", help="default: all of ipr_lite/bench.py")
+            command.add_argument("--ways", nargs="+", metavar="WAY", help="default: all of ipr_lite/study/speed.py")
             command.add_argument("--json", action="store_true", help="print the ratios and medians as one line of JSON")
             command.add_argument("--results", type=Path, help="default: bench.csv in the run's folder")
     base = commands.add_parser("pretrain", help="make the tiny base model anew")
@@ -241,14 +241,14 @@ def do_stage(options) -> int:
 
 def do_plan(options) -> int:
     from ipr_lite.lab import scale_of
-    from ipr_lite.plan import memory_plan
+    from ipr_lite.study.plan import memory_plan
 
     config = config_of(options)
     config.check()
     scale = scale_of(config)
     print(memory_plan(scale, config.precision, config.batch_size, options.device))
     if options.measure:
-        from ipr_lite.measure import measured_table
+        from ipr_lite.study.measure import measured_table
 
         print(measured_table(scale, config.precision, config.batch_size, options.random))
     return 0
@@ -257,8 +257,8 @@ def do_plan(options) -> int:
 def do_compare(options) -> int:
     import shlex
 
-    from ipr_lite.compare import DEFAULT_METHODS, compare
-    from ipr_lite.tables import write_comparison
+    from ipr_lite.study.compare import DEFAULT_METHODS, compare
+    from ipr_lite.study.tables import write_comparison
 
     config = config_of(options)
     folder = folder_of(options, config)
@@ -273,9 +273,9 @@ def do_compare(options) -> int:
 
 
 def do_quality(options) -> int:
-    from ipr_lite.cases import write_cases
-    from ipr_lite.quality import measure
-    from ipr_lite.transfer import finished
+    from ipr_lite.study.cases import write_cases
+    from ipr_lite.study.quality import measure
+    from ipr_lite.study.transfer import finished
 
     command, out = "python -m ipr_lite " + " ".join(sys.argv[1:]), options.results
     for folder in options.run:
@@ -290,7 +290,7 @@ def do_quality(options) -> int:
 
 
 def do_tables(options) -> int:
-    from ipr_lite.tables import write_tables
+    from ipr_lite.study.tables import write_tables
 
     changed = write_tables()
     print("\n".join(f"written: {page}" for page in changed) or "every table was up to date")
@@ -302,8 +302,8 @@ def do_bench(options) -> int:
 
     from tqdm.auto import tqdm
 
-    from ipr_lite import bench as b
     from ipr_lite.ipr import Run
+    from ipr_lite.study import speed as b
 
     config = config_of(options)
     run = Run(config, folder_of(options, config))
@@ -329,7 +329,7 @@ def do_bench(options) -> int:
 def do_pretrain(options) -> int:
     from tqdm.auto import tqdm
 
-    from ipr_lite import pretrain as p
+    from ipr_lite.make import pretrain as p
     from ipr_lite.model import TINY_BASE
 
     settings = p.PretrainSettings(seed=options.seed)
@@ -358,7 +358,7 @@ def do_pretrain(options) -> int:
 
 
 def do_data(options) -> int:
-    from ipr_lite.data import write_data
+    from ipr_lite.make.data import write_data
 
     for path in write_data(options.out):
         print(path)
@@ -366,7 +366,7 @@ def do_data(options) -> int:
 
 
 def do_inspect(options) -> int:
-    from ipr_lite.originals import inspect
+    from ipr_lite.envs.authors import inspect
 
     print(inspect(options.env, options.data, options.experts))
     return 0
@@ -374,7 +374,7 @@ def do_inspect(options) -> int:
 
 def do_play(options) -> int:
     from ipr_lite import envs
-    from ipr_lite.play import play
+    from ipr_lite.envs.play import play
 
     env, tasks = envs.make(options.env, options.data), envs.tasks(options.env, options.split, options.data)
     if not 1 <= options.task <= len(tasks):
@@ -385,8 +385,8 @@ def do_play(options) -> int:
 
 
 def do_transfer(options) -> int:
-    from ipr_lite.evaluation import add_results, results_table
-    from ipr_lite.transfer import results_rows, transfer
+    from ipr_lite.study.results import add_results, results_table
+    from ipr_lite.study.transfer import results_rows, transfer
 
     for folder in options.run:
         found = transfer(folder, options.data, options.split, options.limit, options.env)
@@ -405,8 +405,8 @@ def do_merge(options) -> int:
 
 
 def do_show(options) -> int:
+    from ipr_lite.study.viewer import page, trajectory_html
     from ipr_lite.trajectory import read_trajectories
-    from ipr_lite.viewer import page, trajectory_html
 
     found = read_trajectories(options.file)
     if not 1 <= options.line <= len(found):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,16 +17,7 @@ import pandas as pd
 from ipr_lite.jsonl import SCHEMA_VERSION, DataError, write_whole
 from ipr_lite.trajectory import Trajectory
 
-METHODS = (
-    "base", "sft", "sft-long", "rft", "best-of-n", "best-of-n-oracle", "ppo", "step-ppo", "naive-step-dpo",
-    "eto", "random-pairs", "ipr", "sft-careful", "expert",
-)  # fmt: skip
 METRICS = ("agent", "split", "n", "reward", "low", "high", "success", "reward_per_step", "steps", "invalid")
-RESULTS = (
-    "env", "method", "setting", "seed", "iteration", "selected", "split", "precision", "scale", "n",
-    "reward", "success", "steps", "env_steps", "updates", "tokens",
-)  # fmt: skip
-
 # The 97.5 % quantile of Student's t for 1 to 10 degrees of freedom; above, the series is right to 2e-4.
 _T = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139)
 
@@ -128,12 +119,12 @@ def by_part(trajectories: Sequence[Trajectory], split: str) -> dict[str, list[Tr
 
 
 def write_metrics(path: str | Path, rows: Sequence[dict]) -> Path:
-    """Write metrics.csv: splits in alphabetical order, in each base, sft, ..., ipr-1, ..., ipr, expert.
+    """Write metrics.csv: splits in alphabetical order, in each the agents in the order they come.
 
     Six decimals, so that equal runs have equal bytes. `pandas.read_csv(path, comment="#")` reads it.
     """
-    rows = sorted(rows, key=lambda row: (row["split"], agent_order(row["agent"])))
-    return _write_csv(path, rows, METRICS, f"schema {SCHEMA_VERSION}")
+    rows = sorted(rows, key=lambda row: row["split"])
+    return write_csv(path, rows, METRICS, f"schema {SCHEMA_VERSION}")
 
 
 def read_metrics(path: str | Path) -> list[dict]:
@@ -141,200 +132,13 @@ def read_metrics(path: str | Path) -> list[dict]:
     return read_table(path, METRICS).to_dict("records")
 
 
-def add_results(path: str | Path, rows: Sequence[dict], command: str) -> Path:
-    """Put rows into a results file (columns of `RESULTS`), in place of rows of the same run and agent; see `keep_rows`."""
-    keys = ("env", "method", "setting", "seed", "iteration", "split", "precision", "scale")
-
-    def order(row: dict[str, str]) -> tuple:
-        return (row["env"], row["setting"] != "default", row["setting"], row["precision"], row["scale"],
-                agent_order(row["method"]), int(row["seed"]), int(row["iteration"]), row["split"])  # fmt: skip
-
-    return keep_rows(path, rows, RESULTS, keys, command, order)
-
-
-def keep_rows(
-    path: str | Path, rows: Sequence[dict], columns: Sequence[str], keys: Sequence[str], command: str,
-    order: Callable[[dict[str, str]], tuple],
-) -> Path:  # fmt: skip
-    """Put rows into a CSV file, new or beside what other commands put there.
-
-    A row whose `keys` are those of a new one goes; the others keep their bytes; `order` sorts all, whatever order they
-    came in. The first lines, after `# `, are the commands that made the file and its schema. Raises DataError for rows
-    that do not make a table.
-    """
-    if "\n" in command:
-        raise DataError(f"{path}: the command has a line break; write it in one line")
-    path, commands, old = Path(path), [command], []
-    new = [_cells(path, number, row, columns) for number, row in enumerate(rows, start=1)]
-    if path.exists():
-        read_table(path, columns)
-        lines = path.read_text(encoding="utf-8").splitlines()
-        made = [line[2:] for line in lines if line.startswith("# ") and not line.startswith("# schema")]
-        commands = [*made, *({command} - set(made))]
-        head, *body = [line.split(",") for line in lines if not line.startswith("#")]
-        old = [dict(zip(head, cells)) for cells in body]
-    mine = {tuple(row[key] for key in keys) for row in new}
-    kept = [row for row in old if tuple(row[key] for key in keys) not in mine]
-    return _write_csv(path, sorted([*kept, *new], key=order), columns, *commands, f"schema {SCHEMA_VERSION}")
-
-
-def read_results(path: str | Path) -> pd.DataFrame:
-    """The rows of a results file. Raises DataError with file and column."""
-    return read_table(path, RESULTS)
-
-
-def agent_order(agent: str) -> tuple[int, int, str]:
-    """Sorts agents and methods: as in `METHODS`, the iterates just before `ipr`, the expert last."""
-    iterate = re.fullmatch(r"ipr-(\d+)", agent)
-    if iterate:
-        return METHODS.index("ipr") * 2 - 1, int(iterate.group(1)), agent
-    known = METHODS.index(agent) if agent in METHODS else METHODS.index("random-pairs")
-    return known * 2, 0, agent
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns are padded, so that it reads as plain text too.
-
-    The first column is aligned left, the others right.
-    """
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (columns, *rows)]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(columns))]
-    lines = [
-        "| " + " | ".join([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:])]) + " |"
-        for row in cells
-    ]
-    rule = "|-" + "-" * widths[0] + "-|" + "".join("-" + "-" * width + ":|" for width in widths[1:])
-    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
-
-
-METRICS_HEADER = ("agent", "split", "n", "reward", "95 % interval", "success", "reward/step", "steps", "invalid")
-
-
-def results_table(rows: Sequence[dict]) -> str:
-    """The metrics of a run as a table that is Markdown and readable as plain text."""
-    return markdown_table(METRICS_HEADER, [metrics_cells(row) for row in rows])
-
-
-def metrics_cells(row: dict) -> list[str]:
-    """One metrics row as the texts under `METRICS_HEADER`."""
-    return [
-        str(row["agent"]), str(row["split"]), str(int(row["n"])), show(row["reward"]),
-        show_interval(row["low"], row["high"]), show(row["success"]), show(row["reward_per_step"]),
-        show(row["steps"], 1), show(row["invalid"]),
-    ]  # fmt: skip
-
-
-def effect_table(results: pd.DataFrame, baseline: str = "sft", split: str = "test") -> pd.DataFrame:
-    """What every method gains over the baseline: one row per env, setting, precision, scale, method.
-
-    Uses the rows of `split` with `selected` = 1 (the iterate chosen on dev). `mean` is the mean
-    reward over the `seeds`, with its 95 % interval; `difference` the mean over the `pairs` seeds
-    that the baseline has too, with its own interval. The baseline is that of the same setting, or
-    of the setting `default` where the ablation has none of its own.
-
-    Raises DataError where a method has two selected rows for one seed.
-    """
-    rows = results[(results["split"] == split) & (results["selected"] == 1)]
-    keys = ["env", "setting", "precision", "scale", "method"]
-    twice = rows[rows.duplicated([*keys, "seed"])]
-    if len(twice):
-        place = ", ".join(f"{key} {twice.iloc[0][key]}" for key in [*keys, "seed"])
-        raise DataError(f"results: two selected rows for {place}; mark one of them with selected 1")
-    reward = {key: dict(zip(group["seed"], group["reward"])) for key, group in rows.groupby(keys)}
-    table = []
-    for key, by_seed in reward.items():
-        env, setting, precision, scale, method = key
-        against = reward.get((env, setting, precision, scale, baseline))
-        if against is None:
-            against = reward.get((env, "default", precision, scale, baseline), {})
-        shared = sorted(by_seed.keys() & against.keys())
-        mean, low, high = student_interval([by_seed[seed] for seed in sorted(by_seed)])
-        gain = (math.nan,) * 3
-        if shared:
-            gain = paired_difference([by_seed[s] for s in shared], [against[s] for s in shared])
-        table.append((*key, len(by_seed), mean, low, high, *gain, len(shared)))
-    columns = [*keys, "seeds", "mean", "low", "high", "difference", "difference_low", "difference_high", "pairs"]
-    table.sort(key=lambda row: (row[0], row[1] != "default", row[1:4], agent_order(row[4])))
-    found = pd.DataFrame(table, columns=columns)
-    found.attrs["baseline"] = baseline
-    return found
-
-
-def effect_markdown(table: pd.DataFrame) -> str:
-    """An effect table as Markdown, readable as plain text."""
-    return markdown_table(*effect_cells(table))
-
-
-def effect_cells(table: pd.DataFrame) -> tuple[tuple[str, ...], list[tuple]]:
-    """Header and lines of an effect table, as people read them."""
-    baseline = table.attrs.get("baseline", "baseline")
-    header = (
-        "method",
-        "env",
-        "setting",
-        "precision",
-        "seeds",
-        "reward",
-        "95 % interval",
-        f"minus {baseline}",
-        "95 % interval",
-        "pairs",
-    )
-    rows = [
-        (
-            row.method, row.env, row.setting, row.precision, row.seeds, show(row.mean),
-            show_interval(row.low, row.high),
-            "" if row.method == baseline else show_signed(row.difference),
-            "" if row.method == baseline else show_interval(row.difference_low, row.difference_high),
-            row.pairs,
-        )
-        for row in table.itertuples()
-    ]  # fmt: skip
-    return header, rows
-
-
-def worlds_markdown(results: pd.DataFrame, against: Sequence[str] = ("sft", "random-pairs")) -> str:
-    """The effect in a line a world: every method's mean reward, what IPR gains over the methods `against`."""
-    tables = {method: effect_table(results, method) for method in against}
-    first = tables[against[0]]
-    first = first[first["setting"] == "default"]
-    methods = sorted(set(first["method"]), key=agent_order)
-    header = ("env", "precision", "seeds", *methods, *(f"ipr minus {method}, 95 % interval" for method in against))
-    lines = []
-    for (env, precision), rows in first.groupby(["env", "precision"], sort=False):
-        means = dict(zip(rows["method"], rows["mean"]))
-        gains = []
-        for table in tables.values():
-            mine = (table["env"] == env) & (table["precision"] == precision) & (table["setting"] == "default")
-            ipr = table[mine & (table["method"] == "ipr")].iloc[0]
-            gains.append(f"{show_signed(ipr.difference)} ({show_interval(ipr.difference_low, ipr.difference_high)})")
-        shown = [show(means.get(method, math.nan)) for method in methods]
-        lines.append((env, precision, rows["seeds"].max(), *shown, *gains))
-    return markdown_table(header, lines)
-
-
-def show(value: float, digits: int = 3) -> str:
-    """A number for people; a dash for NaN."""
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def show_signed(value: float) -> str:
-    """A difference for people, always with its sign; a dash for NaN."""
-    return "-" if math.isnan(value) else f"{value:+.3f}"
-
-
-def show_interval(low: float, high: float) -> str:
-    """An interval for people; a dash where it is not known."""
-    return "-" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
-
-
-def _write_csv(path: str | Path, rows: Sequence[dict], columns: Sequence[str], *comments: str) -> Path:
-    cells = [_cells(path, number, row, columns) for number, row in enumerate(rows, start=1)]
+def write_csv(path: str | Path, rows: Sequence[dict], columns: Sequence[str], *comments: str) -> Path:
+    cells = [cells_of(path, number, row, columns) for number, row in enumerate(rows, start=1)]
     lines = [f"# {comment}" for comment in comments] + [",".join(columns), *(",".join(row.values()) for row in cells)]
     return write_whole(path, "\n".join(lines) + "\n")
 
 
-def _cells(path: str | Path, number: int, row: dict, columns: Sequence[str]) -> dict[str, str]:
+def cells_of(path: str | Path, number: int, row: dict, columns: Sequence[str]) -> dict[str, str]:
     """A row as texts, real numbers with six decimals."""
     missing = [column for column in columns if column not in row]
     if missing:

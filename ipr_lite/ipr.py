@@ -14,22 +14,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from ipr_lite import envs
-from ipr_lite.artefacts import whole, write_log, write_manifest
 from ipr_lite.config import Config
-from ipr_lite.evaluation import by_part, results_table, summarize, write_metrics
+from ipr_lite.engine.folder import whole, write_log, write_manifest
+from ipr_lite.engine.out_of_memory import with_advice
+from ipr_lite.engine.trl import PreferenceSettings, TrainSettings, health, train_preferences, train_sft
+from ipr_lite.envs.authors import authors
+from ipr_lite.evaluation import by_part, summarize, write_metrics
 from ipr_lite.jsonl import write_whole
 from ipr_lite.lab import Lab, Weights
+from ipr_lite.methods.reward_model import predicted_step_rewards
 from ipr_lite.model import adapter_weights, save_merged, set_adapter_weights
-from ipr_lite.originals import authors
-from ipr_lite.out_of_memory import with_advice
 from ipr_lite.pairs import Exploration, contrasts, empty_counts, explore, outcome_pairs, step_pairs, steps_to_score
-from ipr_lite.plan import pairs_line, plan
 from ipr_lite.records import Pair, StepReward, read_pairs, read_step_rewards, write_pairs, write_step_rewards
-from ipr_lite.report import report
-from ipr_lite.reward_model import predicted_step_rewards
 from ipr_lite.rollout import stable_seed
 from ipr_lite.step_reward import ScoredStep, monte_carlo, step_of
-from ipr_lite.train import PreferenceSettings, TrainSettings, health, train_preferences, train_sft
+from ipr_lite.study.plan import pairs_line, plan
+from ipr_lite.study.report import report
+from ipr_lite.study.results import results_table
 from ipr_lite.trajectory import Task, Trajectory, read_trajectories, write_trajectories
 
 FEW_PAIRS = 20
@@ -219,7 +220,9 @@ class Run(Lab):
                 parts = by_part(self.evaluate(agent, split), split)
                 rows += [summarize(played, agent, part) for part, played in parts.items()]
             chosen = self.select()  # on dev, before test is played
-        rows += [{**row, "agent": "ipr"} for row in rows if row["agent"] == chosen]
+        best = [{**row, "agent": "ipr"} for row in rows if row["agent"] == chosen]
+        careful = [row for row in rows if row["agent"] == "expert"]
+        rows = [row for row in rows if row["agent"] != "expert"] + best + careful
         write_metrics(self.folder / "metrics.csv", rows)
         return rows
 

@@ -13,10 +13,12 @@ import torch
 from tqdm.auto import tqdm
 
 from ipr_lite import envs
-from ipr_lite.artefacts import whole
-from ipr_lite.branches import check_attention
 from ipr_lite.chat import Chat
 from ipr_lite.config import MEMORY, WHERE, Config
+from ipr_lite.engine.cache import check_attention
+from ipr_lite.engine.folder import whole
+from ipr_lite.engine.out_of_memory import with_advice
+from ipr_lite.engine.rollouts import Rollouts
 from ipr_lite.jsonl import write_whole
 from ipr_lite.model import (
     Scale,
@@ -30,9 +32,8 @@ from ipr_lite.model import (
     scale,
     set_adapter_weights,
 )
-from ipr_lite.out_of_memory import with_advice
 from ipr_lite.pairs import PairRule, expert_states
-from ipr_lite.rollout import Episode, Rollouts
+from ipr_lite.rollout import Episode
 from ipr_lite.trajectory import Task, Trajectory
 
 Weights = dict[str, torch.Tensor]
@@ -120,7 +121,7 @@ class Lab:
 
     def _served(self, weights: Weights | None, stage: Path | None, settings: dict):
         """Rollouts on the server; which policy these weights are, the folder tells that they were loaded from."""
-        from ipr_lite.served import ServedRollouts
+        from ipr_lite.engine.served import ServedRollouts
 
         c = self.config
         folder = next((folder for folder, loaded in self._weights.items() if loaded is weights), None)

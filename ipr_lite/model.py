@@ -22,11 +22,12 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
-from ipr_lite.branches import unknown_attention
+from ipr_lite import DATA
+from ipr_lite.engine.cache import unknown_attention
 
 MERGED_BELOW = 50_000_000
 """Parameters up to which rollouts run on a merged float copy of the model; larger ones are in memory once."""
-TINY_BASE = Path(__file__).resolve().parent.parent / "data" / "tiny-base"
+TINY_BASE = DATA / "tiny-base"
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ipr_lite.engine.rollouts import Rollouts
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.records import Pair, StepReward
-from ipr_lite.rollout import Episode, Rollouts, stable_seed
+from ipr_lite.rollout import Episode, stable_seed
 from ipr_lite.step_reward import ScoredStep, step_of
 from ipr_lite.trajectory import Trajectory
 

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from ipr_lite.engine.rollouts import Rollouts
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.records import StepReward
-from ipr_lite.rollout import Episode, Rollouts, stable_seed
+from ipr_lite.rollout import Episode, stable_seed
 from ipr_lite.trajectory import Message, Task, Trajectory
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from ipr_lite.attention import attend, attend_plainly, join
+from ipr_lite.engine.attention import attend, attend_plainly, join
 
 
 def three(rows, heads, q, k, size=8):

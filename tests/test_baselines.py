@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ipr_lite import baselines, ppo, reward_model
-from ipr_lite.best_of_n import best_of_n, best_of_n_oracle
-from ipr_lite.compare import compare
 from ipr_lite.config import Config
-from ipr_lite.evaluation import read_results
 from ipr_lite.ipr import Run, draw_demonstrations, run
 from ipr_lite.losses import agent_logps, ppo_loss
+from ipr_lite.methods import baselines, ppo, reward_model
+from ipr_lite.methods.best_of_n import best_of_n, best_of_n_oracle
 from ipr_lite.model import adapter_weights
+from ipr_lite.study.compare import compare
+from ipr_lite.study.results import read_results
 from ipr_lite.trajectory import read_trajectories
 
 SMALL = Config(

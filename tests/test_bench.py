@@ -7,12 +7,12 @@ import pytest
 from matplotlib.figure import Figure
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ipr_lite import bench as b
-from ipr_lite import floor
 from ipr_lite.__main__ import main
 from ipr_lite.config import QUICK, Config
 from ipr_lite.ipr import Run
-from ipr_lite.plots import rollout_speed
+from ipr_lite.study import roofline as floor
+from ipr_lite.study import speed as b
+from ipr_lite.study.plots import rollout_speed
 
 
 def test_the_work_of_one_conversation_is_counted_token_by_token():

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ipr_lite import viewer
 from ipr_lite.__main__ import main
+from ipr_lite.study import viewer
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"

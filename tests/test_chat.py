@@ -3,7 +3,7 @@
 import pytest
 
 from ipr_lite.chat import Chat
-from ipr_lite.pretrain import CHAT_TEMPLATE, train_tokenizer
+from ipr_lite.make.pretrain import CHAT_TEMPLATE, train_tokenizer
 from ipr_lite.records import Pair
 
 TALK = [

@@ -11,9 +11,9 @@ import pytest
 import torch.nn.functional as F
 
 from ipr_lite import checks, envs
-from ipr_lite.baselines import flipped
 from ipr_lite.checks import END, WrongAnswer
 from ipr_lite.checks.chapter_10 import power
+from ipr_lite.methods.baselines import flipped
 
 
 def stub(*unused):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ipr_lite.data import SQL_SPLITS, write_data
-from ipr_lite.envs import sql_world
-from ipr_lite.envs.sql_hardness import LEVELS, hardness
+from ipr_lite.envs.sql import generated as sql_world
+from ipr_lite.envs.sql.hardness import LEVELS, hardness
+from ipr_lite.make.data import SQL_SPLITS, write_data
 from ipr_lite.trajectory import read_tasks, read_trajectories
 
 DATA = Path(__file__).parents[1] / "data"

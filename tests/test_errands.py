@@ -6,7 +6,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from ipr_lite import envs
-from ipr_lite.envs.errands_world import errands_of
+from ipr_lite.envs.shop.errands import errands_of
 
 
 @pytest.fixture(scope="module", params=["shop-2", "shop-3"])

@@ -9,21 +9,23 @@ import pytest
 
 from ipr_lite.evaluation import (
     METRICS,
-    add_results,
-    agent_order,
     by_part,
     compare_agents,
-    effect_markdown,
-    effect_table,
     paired_difference,
     read_metrics,
-    read_results,
-    results_table,
     student_interval,
     summarize,
     t_quantile,
-    worlds_markdown,
     write_metrics,
+)
+from ipr_lite.study.results import (
+    add_results,
+    agent_order,
+    effect_markdown,
+    effect_table,
+    read_results,
+    results_table,
+    worlds_markdown,
 )
 from ipr_lite.trajectory import DataError, Task, Trajectory
 

@@ -12,12 +12,12 @@ from families import dressed
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ipr_lite import model as models
-from ipr_lite import ppo
-from ipr_lite.branches import Branch, Forest, Trunk, check_attention
 from ipr_lite.config import Config
+from ipr_lite.engine.cache import Branch, Forest, Trunk, check_attention
 from ipr_lite.ipr import Run
+from ipr_lite.methods import ppo
 from ipr_lite.model import TINY_BASE, decoder, load_base, load_tokenizer
-from ipr_lite.plain_rollouts import generate, play
+from ipr_lite.study.generate import generate, play
 
 WINDOW = 48
 FAMILIES = {

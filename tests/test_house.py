@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from ipr_lite.envs.house import NO_ACTION, NOTHING, House
-from ipr_lite.envs.house_data import SPLITS, load
-from ipr_lite.envs.house_experts import CAREFUL, HABITUAL, Errand, Habits, demonstrate
-from ipr_lite.envs.house_game import read_problem, write_problem
+from ipr_lite.envs.house.env import NO_ACTION, NOTHING, House
+from ipr_lite.envs.house.game import read_problem, write_problem
+from ipr_lite.envs.house.original import SPLITS, load
+from ipr_lite.envs.house.people import CAREFUL, HABITUAL, Errand, Habits, demonstrate
 from ipr_lite.trajectory import Task
 
 PLACES = {  # id of a receptacle: kind, location, openable

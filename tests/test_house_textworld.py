@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from ipr_lite.envs.house import AGENT, House
-from ipr_lite.envs.house_game import read_problem, write_problem
-from ipr_lite.envs.house_world import games
+from ipr_lite.envs.house.env import AGENT, House
+from ipr_lite.envs.house.game import read_problem, write_problem
+from ipr_lite.envs.house.generated import games
 from ipr_lite.trajectory import Task
 
 pytestmark = pytest.mark.textworld

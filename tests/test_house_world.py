@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ipr_lite.envs import house_world
-from ipr_lite.envs.house import House
-from ipr_lite.envs.house_experts import CAREFUL, HABITUAL, Errand, demonstrate
-from ipr_lite.envs.house_game import read_problem, write_problem
-from ipr_lite.envs.house_world import _ERRANDS, _THINGS, LAYOUTS, OPENABLE, ROOMS, SIZES, games, layouts
+from ipr_lite.envs.house import generated as house_world
+from ipr_lite.envs.house.env import House
+from ipr_lite.envs.house.game import read_problem, write_problem
+from ipr_lite.envs.house.generated import _ERRANDS, _THINGS, LAYOUTS, OPENABLE, ROOMS, SIZES, games, layouts
+from ipr_lite.envs.house.people import CAREFUL, HABITUAL, Errand, demonstrate
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ipr_lite.induction import start_with_induction
+from ipr_lite.make.induction import start_with_induction
 
 LENGTH = 100
 

@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from ipr_lite import artefacts
 from ipr_lite.__main__ import main
-from ipr_lite.baselines import flipped
-from ipr_lite.compare import DEFAULT_METHODS, compare
 from ipr_lite.config import SAVINGS, Config
-from ipr_lite.evaluation import read_metrics, read_results
+from ipr_lite.engine import folder as artefacts
+from ipr_lite.evaluation import read_metrics
 from ipr_lite.ipr import NoPairs, Run, run
+from ipr_lite.methods.baselines import flipped
 from ipr_lite.model import load_adapter_weights
 from ipr_lite.pairs import contrasts, empty_counts, explore, outcome_pairs, steps_to_score
 from ipr_lite.records import read_pairs
+from ipr_lite.study.compare import DEFAULT_METHODS, compare
+from ipr_lite.study.results import read_results
 from ipr_lite.trajectory import read_trajectories
 
 SMALL = Config(demonstrations=24, sft_epochs=1, iterations=2, samples=2, updates=3, dev=6, test=6, showcase=2)

@@ -10,9 +10,9 @@ from bitsandbytes.nn import Params4bit
 from transformers import Qwen2Config
 
 from ipr_lite.__main__ import main
-from ipr_lite.measure import jobs, random_model
-from ipr_lite.memory import ADAPTERS, expected, shape, without_weights
+from ipr_lite.engine.memory import ADAPTERS, expected, shape, without_weights
 from ipr_lite.model import SCALES, adapter_weights, add_adapters, load_base, load_tokenizer, set_adapter_weights
+from ipr_lite.study.measure import jobs, random_model
 
 LENGTH = 768
 SCALE = replace(SCALES["small"], max_length=LENGTH, max_new_tokens=32, rollout_batch=4)

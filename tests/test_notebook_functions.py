@@ -20,11 +20,13 @@ import torch.nn.functional as F
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from scipy import stats
 
-from ipr_lite import baselines, checks, envs, evaluation, losses, tables
+from ipr_lite import checks, envs, evaluation, losses
 from ipr_lite.chat import Chat, EncodedPair
 from ipr_lite.config import Config
-from ipr_lite.envs.sql_reward import answer_reward, tau_b
+from ipr_lite.engine.trl import AgentTokenCollator
+from ipr_lite.envs.sql.reward import answer_reward, tau_b
 from ipr_lite.ipr import Run
+from ipr_lite.methods import baselines
 from ipr_lite.model import TINY_BASE, load_tokenizer
 from ipr_lite.pairs import (
     Exploration,
@@ -36,11 +38,11 @@ from ipr_lite.pairs import (
     step_pairs,
     steps_to_score,
 )
-from ipr_lite.quality import page_score
 from ipr_lite.records import Pair, StepReward, read_pairs
 from ipr_lite.rollout import Episode, stable_seed
 from ipr_lite.step_reward import ScoredStep, monte_carlo, steps_of
-from ipr_lite.train import AgentTokenCollator
+from ipr_lite.study import tables
+from ipr_lite.study.quality import page_score
 from ipr_lite.trajectory import Task, Trajectory, read_trajectories
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"

@@ -11,9 +11,9 @@ import pytest
 from ipr_lite import envs
 from ipr_lite.__main__ import main
 from ipr_lite.config import Config
-from ipr_lite.envs import shop_experts
+from ipr_lite.envs.authors import GOES_ON, NO_TASK, OTHER, authors
+from ipr_lite.envs.shop import people as shop_experts
 from ipr_lite.ipr import Run
-from ipr_lite.originals import GOES_ON, NO_TASK, OTHER, authors
 from ipr_lite.pairs import expert_states
 
 REAL = os.environ.get("IPR_LITE_REAL_DATA")

@@ -8,10 +8,10 @@ import torch
 from ipr_lite import ipr
 from ipr_lite.__main__ import main, parser
 from ipr_lite.config import Config
+from ipr_lite.engine.memory import STAGES, config_of, expected
+from ipr_lite.engine.out_of_memory import FRAGMENTS, OutOfMemory, remedies, with_advice
 from ipr_lite.ipr import Run
-from ipr_lite.memory import STAGES, config_of, expected
 from ipr_lite.model import SCALES, TINY_BASE, scale
-from ipr_lite.out_of_memory import FRAGMENTS, OutOfMemory, remedies, with_advice
 
 
 def test_a_plan_needs_no_weights_and_no_network(capsys):

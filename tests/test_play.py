@@ -4,7 +4,7 @@ import pytest
 
 from ipr_lite import envs
 from ipr_lite.__main__ import main
-from ipr_lite.play import play
+from ipr_lite.envs.play import play
 
 WORLDS = ("shop", "sql", "house", "all")
 

@@ -6,9 +6,10 @@ import math
 import pandas as pd
 import pytest
 
-from ipr_lite import plots
-from ipr_lite.evaluation import METRICS, effect_table
+from ipr_lite.evaluation import METRICS
 from ipr_lite.records import StepReward
+from ipr_lite.study import plots
+from ipr_lite.study.results import effect_table
 
 
 def lightness(colour: str) -> float:

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from ipr_lite.chat import Chat
-from ipr_lite.envs import sql_world
-from ipr_lite.envs.shop_experts import transcripts
+from ipr_lite.envs.shop.people import transcripts
+from ipr_lite.envs.sql import generated as sql_world
+from ipr_lite.make.pretrain import Muon, PretrainSettings, pretrain, train_tokenizer
 from ipr_lite.model import TINY_BASE, load_tokenizer
-from ipr_lite.pretrain import Muon, PretrainSettings, pretrain, train_tokenizer
 
 SMALL = PretrainSettings(
     vocab_size=400, hidden_size=32, intermediate_size=48, layers=2, heads=2, key_value_heads=1, head_dim=16,

@@ -4,13 +4,14 @@ import random
 
 import pytest
 
-from ipr_lite import envs, quality
+from ipr_lite import envs
 from ipr_lite.__main__ import main
-from ipr_lite.cases import cases, cases_markdown
 from ipr_lite.config import Config
-from ipr_lite.evaluation import keep_rows, read_table
 from ipr_lite.ipr import Run, run
 from ipr_lite.step_reward import step_of
+from ipr_lite.study import quality
+from ipr_lite.study.cases import cases, cases_markdown
+from ipr_lite.study.results import keep_rows, read_table
 from ipr_lite.trajectory import read_trajectories
 
 SMALL = Config(demonstrations=24, sft_epochs=1, iterations=1, samples=2, updates=2, dev=4, test=8, showcase=1)

@@ -8,15 +8,18 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from ipr_lite import branches, envs, plain_rollouts
-from ipr_lite.attention import attend_plainly
-from ipr_lite.branches import Branch, _Store
+from ipr_lite import envs
 from ipr_lite.chat import Chat
+from ipr_lite.engine import cache as branches
+from ipr_lite.engine.attention import attend_plainly
+from ipr_lite.engine.cache import Branch, _Store
+from ipr_lite.engine.lookup import Guesses, agreed
+from ipr_lite.engine.rollouts import Rollouts
 from ipr_lite.envs.base import TextEnv
-from ipr_lite.guesses import Guesses, agreed
+from ipr_lite.make.pretrain import train_tokenizer
 from ipr_lite.model import TINY_BASE, load_tokenizer
-from ipr_lite.pretrain import train_tokenizer
-from ipr_lite.rollout import Episode, Rollouts, stable_seed
+from ipr_lite.rollout import Episode, stable_seed
+from ipr_lite.study import generate as plain_rollouts
 from ipr_lite.trajectory import Task
 
 

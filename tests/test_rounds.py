@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from ipr_lite.evaluation import read_table
 from ipr_lite.model import TINY_BASE
 from ipr_lite.records import read_pairs, read_step_rewards
-from ipr_lite.rounds import COLUMNS, main, round_rows
+from ipr_lite.study.results import read_table
+from ipr_lite.study.rounds import COLUMNS, main, round_rows
 
 SHOWCASE = TINY_BASE.parent / "showcase"
 
@@ -55,7 +55,9 @@ def test_the_command_puts_rounds_beside_others(tmp_path, monkeypatch):
     table = read_table(tmp_path / "rounds.csv", COLUMNS)
     assert table["seed"].tolist() == [0, 0, 0, 1, 1, 1] and table["iteration"].tolist() == [0, 1, 2] * 2
     assert (
-        (tmp_path / "rounds.csv").read_text(encoding="utf-8").startswith("# python -m ipr_lite.rounds runs/b --results")
+        (tmp_path / "rounds.csv")
+        .read_text(encoding="utf-8")
+        .startswith("# python -m ipr_lite.study.rounds runs/b --results")
     )
     with pytest.raises(FileNotFoundError):
         main(["runs/c", "--results", "rounds.csv"])

@@ -21,9 +21,9 @@ from scipy.stats import mannwhitneyu
 from ipr_lite import envs
 from ipr_lite.__main__ import main
 from ipr_lite.config import Config
+from ipr_lite.engine.served import PLAIN_SAMPLING, ServedRollouts, ServerError, read_journal
 from ipr_lite.ipr import Run
 from ipr_lite.rollout import Episode, stable_seed
-from ipr_lite.served import PLAIN_SAMPLING, ServedRollouts, ServerError, read_journal
 from ipr_lite.trajectory import read_trajectories
 
 ROOT = Path(__file__).resolve().parent.parent

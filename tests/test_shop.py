@@ -11,9 +11,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from ipr_lite import envs
-from ipr_lite.envs import shop_data, shop_experts, shop_world
-from ipr_lite.envs.shop import NO_ACTION, PREFIX, Catalogue, Shop
-from ipr_lite.envs.shop_reward import (
+from ipr_lite.envs.shop import generated as shop_world
+from ipr_lite.envs.shop import original as shop_data
+from ipr_lite.envs.shop import people as shop_experts
+from ipr_lite.envs.shop.env import NO_ACTION, PREFIX, Catalogue, Shop
+from ipr_lite.envs.shop.reward import (
     Product,
     attribute_matches,
     normalize_color,

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from ipr_lite.envs.sql import NOT_UNDERSTOOD, SQL
-from ipr_lite.envs.sql_database import Database
-from ipr_lite.envs.sql_reward import answer_reward
-from ipr_lite.envs.sql_schema import Schema, SQLError
+from ipr_lite.envs.sql.env import NOT_UNDERSTOOD, SQL
+from ipr_lite.envs.sql.mysql.database import Database
+from ipr_lite.envs.sql.mysql.schema import Schema, SQLError
+from ipr_lite.envs.sql.reward import answer_reward
 from ipr_lite.trajectory import Task
 
 SCHOOL = """

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ipr_lite.envs.sql import SQL
-from ipr_lite.envs.sql_data import load, read_dump
-from ipr_lite.envs.sql_database import Database
-from ipr_lite.envs.sql_experts import CAREFUL, demonstrations
-from ipr_lite.envs.sql_schema import Schema
+from ipr_lite.envs.sql.env import SQL
+from ipr_lite.envs.sql.mysql.database import Database
+from ipr_lite.envs.sql.mysql.schema import Schema
+from ipr_lite.envs.sql.original import load, read_dump
+from ipr_lite.envs.sql.people import CAREFUL, demonstrations
 
 DUMP = r"""-- MySQL dump 10.13  Distrib 8.0.33
 /*!40101 SET NAMES utf8mb4 */;

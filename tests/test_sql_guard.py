@@ -7,9 +7,9 @@ from hashlib import sha256
 
 import pytest
 
-from ipr_lite.envs.sql import SQL
-from ipr_lite.envs.sql_database import Database
-from ipr_lite.envs.sql_guard import GuardedDatabase, QueryError
+from ipr_lite.envs.sql.env import SQL
+from ipr_lite.envs.sql.mysql.database import Database
+from ipr_lite.envs.sql.mysql.guard import GuardedDatabase, QueryError
 from ipr_lite.trajectory import Task
 
 ROWS = 200
@@ -189,7 +189,7 @@ def test_without_a_wall_the_tests_above_would_see_it(path, tmp_path, monkeypatch
     """Each wall is taken away once: an open database is written to, a free authorizer attaches."""
     copy = tmp_path / "copy.sqlite"
     copy.write_bytes(path.read_bytes())
-    monkeypatch.setattr("ipr_lite.envs.sql_guard._authorize", lambda *unused: sqlite3.SQLITE_OK)
+    monkeypatch.setattr("ipr_lite.envs.sql.mysql.guard._authorize", lambda *unused: sqlite3.SQLITE_OK)
     opened = GuardedDatabase(copy)
     opened._connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 1)
     opened.execute(f"ATTACH '{tmp_path}/a.db' AS a")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from ipr_lite.envs.sql_reward import answer_reward, tau_b
+from ipr_lite.envs.sql.reward import answer_reward, tau_b
 
 A, B, C = ("a", 1), ("b", 2), ("c", 3)
 

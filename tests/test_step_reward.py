@@ -5,7 +5,7 @@ import random
 import pytest
 
 from ipr_lite import envs
-from ipr_lite.envs.shop_experts import CAREFUL, HABITUAL, demonstrate
+from ipr_lite.envs.shop.people import CAREFUL, HABITUAL, demonstrate
 from ipr_lite.pairs import (
     Exploration,
     PairRule,

@@ -5,9 +5,9 @@ import re
 import pandas as pd
 import pytest
 
-from ipr_lite import plots, tables
-from ipr_lite.evaluation import add_results, keep_rows
-from ipr_lite.quality import COLUMNS, pair_quality, uncounted
+from ipr_lite.study import plots, tables
+from ipr_lite.study.quality import COLUMNS, pair_quality, uncounted
+from ipr_lite.study.results import add_results, keep_rows
 
 PAGES = [tables.BOOK.parent / "README.md", *sorted(tables.BOOK.rglob("*.md"))]
 

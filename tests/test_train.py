@@ -13,12 +13,10 @@ from trl import DPOTrainer
 from trl.trainer import utils as trl_head
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from ipr_lite import train
 from ipr_lite.batches import plan_batches
 from ipr_lite.chat import Encoded, EncodedPair
-from ipr_lite.losses import agent_logps, ipr_loss
-from ipr_lite.model import load_base
-from ipr_lite.train import (
+from ipr_lite.engine import trl as train
+from ipr_lite.engine.trl import (
     AgentTokenCollator,
     PreferenceSettings,
     PreferenceTrainer,
@@ -27,6 +25,8 @@ from ipr_lite.train import (
     train_preferences,
     train_sft,
 )
+from ipr_lite.losses import agent_logps, ipr_loss
+from ipr_lite.model import load_base
 
 VOCABULARY = 100
 LORA = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from ipr_lite.importers import import_conversations, import_preferences
+from ipr_lite.envs.importers import import_conversations, import_preferences
 from ipr_lite.records import Pair, StepReward, read_pairs, read_step_rewards, write_pairs, write_step_rewards
 from ipr_lite.trajectory import (
     DataError,

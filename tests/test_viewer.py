@@ -9,9 +9,9 @@ import pytest
 from ipr_lite.evaluation import summarize, write_metrics
 from ipr_lite.jsonl import write_whole
 from ipr_lite.records import Pair, StepReward, write_pairs, write_step_rewards
-from ipr_lite.report import report
+from ipr_lite.study.report import report
+from ipr_lite.study.viewer import page, pair_html, trajectory_html
 from ipr_lite.trajectory import Task, Trajectory, write_trajectories
-from ipr_lite.viewer import page, pair_html, trajectory_html
 
 EVIL = "</pre><script>alert(\"1\")</script><img src=x onerror='x'>"
 

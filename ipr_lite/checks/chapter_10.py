@@ -62,7 +62,7 @@ def wilson(interval: Callable[[int, int], tuple[float, float]]) -> None:
 
 def two_labs(pick: Callable[[dict[int, float]], tuple[Sequence[int], Sequence[int]]]) -> None:
     """Notebook 10: three seeds that make IPR look better than ETO to a bootstrap, and three for the contrary."""
-    from ipr_lite.tables import Results  # loads torch and matplotlib, which no other check needs
+    from ipr_lite.study.tables import Results  # loads torch and matplotlib, which no other check needs
 
     results = Results("table2")
     ipr, eto = (results.rewards("shop", "test", method) for method in ("ipr", "eto"))

@@ -12,8 +12,9 @@ from ipr_lite.trajectory import Task
 # A world's module has make(data, ...) and tasks(split, data, ...), where ... is what its name says besides the module's;
 # its experts' module has demonstrate, demonstrations, CAREFUL, HABITUAL and SORTS.
 _WORLDS = {
-    "shop": ("shop",), "sql": ("sql",), "house": ("house",), "all": ("all",),
-    "shop-2": ("errands", 2), "shop-3": ("errands", 3),
+    "shop": ("shop.generated", "shop.people"), "sql": ("sql.generated", "sql.people"),
+    "house": ("house.generated", "house.people"), "all": ("all", "all_people"),
+    "shop-2": ("shop.errands", "shop.errands_people", 2), "shop-3": ("shop.errands", "shop.errands_people", 3),
 }  # fmt: skip
 NAMES = tuple(_WORLDS)
 
@@ -23,23 +24,23 @@ def make(name: str, data: str | Path | None = None) -> TextEnv:
 
     Raises ValueError for an unknown name or a bad file, FileNotFoundError for a missing one.
     """
-    module, more = _module(name, "world")
+    module, more = _module(name, 0)
     return module.make(data, *more)
 
 
 def tasks(name: str, split: str, data: str | Path | None = None) -> list[Task]:
     """The tasks of a split of the world `name`, in a fixed order. Raises as `make` does."""
-    module, more = _module(name, "world")
+    module, more = _module(name, 0)
     return module.tasks(split, data, *more)
 
 
 def experts(name: str) -> ModuleType:
     """The module of the world's demonstrators. Raises ValueError for an unknown name."""
-    return _module(name, "experts")[0]
+    return _module(name, 1)[0]
 
 
-def _module(name: str, part: str) -> tuple[ModuleType, tuple]:
+def _module(name: str, part: int) -> tuple[ModuleType, tuple]:
     if name not in _WORLDS:
         raise ValueError(f"no world {name!r}; the worlds are {', '.join(NAMES)}")
-    module, *more = _WORLDS[name]
-    return import_module(f"ipr_lite.envs.{module}_{part}"), tuple(more)
+    (*modules,) = _WORLDS[name]
+    return import_module(f"ipr_lite.envs.{modules[part]}"), tuple(modules[2:])

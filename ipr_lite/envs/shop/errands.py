@@ -1,0 +1,93 @@
+"""Several purchases, one outcome: trips in the shop with more than one errand.
+
+Where several good and bad decisions share one outcome, an outcome says little about each. `shop-2` and `shop-3` are
+the shop with two and three errands a trip: each is a task of the shop, with the shop's own pages, rules and step cap;
+after one the next instruction is shown, and only at the end of the last does the agent get its reward, their mean.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ipr_lite.envs.base import TextEnv
+from ipr_lite.envs.shop import generated as shop_world
+from ipr_lite.envs.shop.env import PREFIX, Shop
+from ipr_lite.trajectory import Message, Task
+
+
+class Errands(TextEnv):
+    """A trip of several errands. `info["success"]`: all of them are perfect."""
+
+    system_prompt = Shop.system_prompt
+
+    def __init__(self, shop: Shop, tasks: Sequence[Task], errands: int):
+        super().__init__()
+        self.shop, self.tasks, self.errands = shop, tuple(tasks), errands
+        self.name = f"shop-{errands}"
+        self.max_steps = errands * shop.max_steps
+        self._left: list[Task] | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[str, dict]:
+        """Starts `options["task"]`, or a task drawn with `seed`. Returns the first errand's search page."""
+        self._task = self.task_of(seed, options)
+        first, *self._left = errands_of(self._task)
+        self._rewards: list[float] = []
+        self.shop = self.shop.clone()
+        page, _ = self.shop.reset(options={"task": first})
+        return page, {"task": self._task}
+
+    def parse(self, message: str) -> str | None:
+        return self.shop.parse(message)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict]:
+        """Takes a whole message; see `TextEnv`. Raises RuntimeError outside an episode."""
+        if self._left is None:
+            raise RuntimeError("the shop is closed: call reset() before step()")
+        page, reward, bought, cut_off, info = self.shop.step(action)
+        info["task"] = self._task
+        if not bought and not cut_off:
+            return page, 0.0, False, False, info
+        self._rewards.append(reward)
+        if self._left:
+            start, _ = self.shop.reset(options={"task": self._left.pop(0)})
+            return PREFIX + start, 0.0, False, False, info | {"success": False}
+        info["success"] = all(reward == 1.0 for reward in self._rewards)
+        return page, sum(self._rewards) / self.errands, bought, cut_off, info
+
+    def clone(self) -> Errands:
+        """A copy of the trip; the catalogue and the tasks are shared."""
+        other = copy.copy(self)
+        other.shop = self.shop.clone()
+        if self._left is not None:
+            other._left, other._rewards = list(self._left), list(self._rewards)
+        other._np_random = copy.deepcopy(self._np_random)
+        return other
+
+    def messages(self, observation: str, task: Task) -> list[Message]:
+        return self.shop.messages(observation, task)
+
+
+def errands_of(task: Task) -> list[Task]:
+    """The shop's tasks that a trip consists of."""
+    return [Task.from_record(record) for record in task.setup["errands"]]
+
+
+def make(data: str | Path | None, errands: int) -> Errands:
+    """The shop, generated or on WebShop's own files, with trips of so many errands."""
+    return Errands(shop_world.make(data), tasks("train", data, errands), errands)
+
+
+def tasks(split: str, data: str | Path | None, errands: int) -> list[Task]:
+    """As many trips as the shop has tasks in the split; each of its tasks is an errand of `errands` trips."""
+    singles = shop_world.tasks(split, data)
+    trips = []
+    for number in range(len(singles)):
+        parts = [singles[(number + i * len(singles) // errands) % len(singles)] for i in range(errands)]
+        trips.append(replace(
+            parts[0], id="+".join(part.id for part in parts), env=f"shop-{errands}", extra={},
+            setup={"errands": [part.to_record() for part in parts]},
+        ))  # fmt: skip
+    return trips

@@ -1,0 +1,1 @@
+"""A MySQL front for SQLite: names, types, errors and limits."""

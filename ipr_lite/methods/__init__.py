@@ -1,0 +1,1 @@
+"""A method a file: what IPR is compared with."""

@@ -1,0 +1,1 @@
+"""Reads what runs wrote; compares, measures, draws, writes pages."""

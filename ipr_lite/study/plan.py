@@ -1,0 +1,105 @@
+"""What a run will do, said before it starts, and what its pairs were."""
+
+from __future__ import annotations
+
+import json
+import math
+from statistics import fmean
+
+import torch
+
+from ipr_lite.engine.memory import config_of, expected
+from ipr_lite.engine.out_of_memory import remedies
+from ipr_lite.model import Scale, pick_device, portable
+
+SCORED = {"shop": 0.1, "sql": 0.15, "house": 0.02, "all": 0.1}
+"""About the share of steps that differ in action and outcome, which are scored, on both sides."""
+
+SECONDS = {
+    "shop": (0.9, 3.4, 0.05, 0.06, 0.15),
+    "sql": (0.6, 3.9, 0.08, 0.14, 0.12),
+    "house": (1.4, 5.4, 0.06, 0.5, 0.3),
+    "all": (1.0, 4.2, 0.06, 0.2, 0.2),
+}
+"""Of an SFT update, an update on pairs, an exploration, a Monte Carlo rollout and an evaluation episode, on one core
+beside another busy one; measured in the comparisons' runs (all: their mean)."""
+
+TWO_CORES = 0.6
+"""The share of that time that two idle cores need for the default run."""
+
+
+CARDS = (8, 12, 16, 24)
+"""GiB of consumers' graphics cards."""
+
+CUDA_TAKES = 1.0
+"""GiB of a card that CUDA itself and what shows the screen take, at most about."""
+
+
+def memory_plan(scale: Scale, precision: str, batch_size: int, device: str) -> str:
+    """A table of the peak that each stage is expected to reach, by part, and of the cards that it fits on.
+
+    device: "cuda" (16 bits) or "cpu" (float32). Nothing of the model is loaded but its configuration.
+    """
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    found = expected(config_of(scale.model), scale, precision, dtype, batch_size, device=device)
+    parts = ("weights", "adapters", "optimizer", "cache", "activations")
+    lines = [
+        f"{portable(scale.model)}, {precision}, {'16 bits' if device == 'cuda' else 'float32'} on {device}: "
+        f"episodes of {scale.max_length} tokens, LoRA rank {scale.lora_rank}",
+        f"GiB       {''.join(f'{part:>12}' for part in parts)}{'in all':>12}",
+    ]
+    for stage, mine in found.items():
+        sizes = [mine.get(part, 0) / 2**30 for part in parts]
+        lines.append(f"{stage:<10}" + "".join(f"{size:12.2f}" for size in (*sizes, sum(sizes))))
+    lines += [
+        f"sft, train: {scale.micro_batch or 'up to 4'} at once, "
+        f"{'with' if scale.gradient_checkpointing else 'without'} gradient checkpointing; "
+        f"rollouts: {scale.rollout_batch} episodes in play",
+        "Counted from the configuration, checked on the CPU against torch's profiler, not measured on a card.",
+    ]
+    if device == "cuda":
+        lines += [_fits(found, scale, batch_size, card) for card in CARDS]
+    return "\n".join(lines)
+
+
+def _fits(found: dict[str, dict[str, int]], scale: Scale, batch_size: int, card: int) -> str:
+    """Whether the stages fit on a card, and what to turn down first where one does not."""
+    over = [stage for stage, parts in found.items() if sum(parts.values()) / 2**30 > card - CUDA_TAKES]
+    if not over:
+        return f"{card:>2} GB card: fits"
+    first = {next(text for text, changed in remedies(stage, scale, batch_size) if changed) for stage in over}
+    settings = " ".join(sorted(first))
+    return f"{card:>2} GB card: too small for {', '.join(over)}; turn down {settings} and plan again, or take a smaller model"
+
+
+def plan(run) -> str:
+    """What a run will do, in counts, and about how long it takes, before it starts."""
+    c = run.config
+    experts = run.demonstrations()
+    starts = sum(t.steps for t in experts)
+    kind = c.env.partition("-")[0]
+    rollouts = round(starts * SCORED[kind]) * 2 * c.samples
+    episodes = (3 + c.iterations) * (c.dev + c.test)
+    sft_updates = math.ceil(c.sft_epochs * len(experts) / c.batch_size)
+    updates = sft_updates + c.iterations * c.updates
+    lines = [
+        f"{c.env}, scale {c.scale}, {c.precision}, seed {c.seed}: {pick_device()[2]}",
+        f"{len(experts)} demonstrations with {starts} steps, mean outcome {fmean(t.reward for t in experts):.3f}",
+        f"{c.iterations} iterations, each: {starts} explorations, about {rollouts} Monte Carlo "
+        f"rollouts (N = {c.samples}), {c.updates} updates of {c.batch_size} pairs",
+        f"{updates} updates and {episodes} evaluation episodes in all",
+    ]
+    if c.scale == "tiny":
+        sft, update, start, rollout, episode = SECONDS[kind]
+        seconds = 20 + sft * sft_updates + update * c.iterations * c.updates + episode * episodes
+        seconds += c.iterations * (start * starts + rollout * rollouts)
+        lines.append(f"about {max(1, round(TWO_CORES * seconds / 60))} minutes on 2 CPU cores")
+    return "\n".join(lines)
+
+
+def pairs_line(run, iteration: int) -> str:
+    """One line on an iteration's pairs."""
+    path = run.file(iteration, "pair_counts.json")
+    counts = json.loads(path.read_text(encoding="utf-8"))
+    parts = [f"{kind} pairs: agent wins {c['win']}, ties {c['tie']}, loses {c['lose']}" for kind, c in counts.items()]
+    return f"iteration {iteration}: " + "; ".join(parts) + f", same action {counts['step']['same_action']}"

@@ -1,0 +1,91 @@
+"""The tables of the book, ours beside the paper's, from `data/results` alone.
+
+A page of the book holds each table between two comments, `<!-- table NAME -->` and `<!-- end -->`;
+`python -m ipr_lite tables` writes them anew, the same bytes from the same results. Verdicts are not written by hand:
+a difference is *reproduced* where its 95 % interval lies on the paper's side of 0, *reversed* where it lies on the
+other, else *inside the noise*.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from ipr_lite.jsonl import write_whole
+from ipr_lite.study import plots
+from ipr_lite.study.tables.ablations import deviations, table4, table4_rounds
+from ipr_lite.study.tables.comparison import (
+    cost,
+    optimism,
+    reward_model_fit,
+    searched,
+    table2,
+    table2_budget,
+    table2_claims,
+    table2_controls,
+    table3,
+    table5,
+    worlds,
+)
+from ipr_lite.study.tables.figures import figures, write_comparison
+from ipr_lite.study.tables.map import when_steps_help
+from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference, difference_cell, mean_cell, verdict
+from ipr_lite.study.tables.step_rewards import case_studies, estimator, fig3, fig4, same_outcome
+
+BOOK = RESULTS_FOLDER.parents[1] / "book"
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "worlds": worlds,
+    "table2": table2,
+    "table2-claims": table2_claims,
+    "table2-controls": table2_controls,
+    "table2-budget": table2_budget,
+    "optimism": optimism,
+    "table3": table3,
+    "table5": table5,
+    "reward-model": reward_model_fit,
+    "table4": table4,
+    "table4-rounds": table4_rounds,
+    "deviations": deviations,
+    "search": searched,
+    "map": when_steps_help,
+    "fig3": fig3,
+    "estimator": estimator,
+    "fig4": fig4,
+    "same-outcome": same_outcome,
+    "cases": case_studies,
+    "cost": cost,
+}
+
+_PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def fill(text: str, folder: Path = RESULTS_FOLDER) -> str:
+    """A page with its tables written anew. Raises ValueError for a table that does not exist."""
+
+    def filled(found: re.Match) -> str:
+        if found[2] not in TABLES:
+            raise ValueError(f"no table {found[2]!r}; choose of {', '.join(TABLES)}")
+        return f"{found[1]}\n{TABLES[found[2]](folder)}\n{found[3]}"
+
+    return _PLACE.sub(filled, text)
+
+
+def write_tables(folder: Path = RESULTS_FOLDER) -> list[Path]:
+    """Write the tables of all pages of the book and the README anew; returns the pages that changed."""
+    changed = []
+    for page in [BOOK.parent / "README.md", *sorted(BOOK.rglob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        new = fill(text, folder)
+        if new != text:
+            write_whole(page, new)
+            changed.append(page)
+    for name, figure in figures(folder).items():
+        path = BOOK / "figures" / f"{name}.png"
+        image = plots.png_bytes(figure)
+        if not path.exists() or path.read_bytes() != image:
+            path.parent.mkdir(exist_ok=True)
+            write_whole(path, image)
+            changed.append(path)
+    return changed

@@ -1,0 +1,81 @@
+"""What tables are made of: the results of all seeds, cells with intervals, and verdicts."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from ipr_lite import DATA
+from ipr_lite.evaluation import paired_difference, student_interval
+from ipr_lite.jsonl import DataError
+from ipr_lite.study.results import read_results, show_interval, show_signed
+
+RESULTS_FOLDER = DATA / "results"
+
+# Where a column's numbers are: results file's world, split, and the paper's name for it.
+WORLDS = {
+    "shop": ("shop", "test", "WebShop"),
+    "sql": ("sql", "test", "InterCodeSQL"),
+    "house, seen rooms": ("house", "test_seen", "ALFWorld seen"),
+    "house, unseen rooms": ("house", "test_unseen", "ALFWorld unseen"),
+}
+
+
+class Results:
+    """The rows of the files in `data/results` whose name holds a word, such as `table2`."""
+
+    def __init__(self, word: str, folder: Path = RESULTS_FOLDER):
+        frames = [read_results(path) for path in sorted(folder.glob(f"*_{word}.csv"))]
+        self.rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["env", "split"])
+
+    def rewards(
+        self, env: str, split: str, method: str, setting: str = "default", iteration: int | None = None,
+        column: str = "reward", scale: str = "tiny",
+    ) -> dict[int, float]:  # fmt: skip
+        """Mean reward (or another column) by seed: of the iterate that dev chose, or of a given one."""
+        if not len(self.rows):
+            return {}
+        r = self.rows
+        found = r[(r["env"] == env) & (r["split"] == split) & (r["method"] == method) & (r["setting"] == setting)]
+        found = found[found["scale"] == scale]
+        found = found[found["selected"] == 1] if iteration is None else found[found["iteration"] == iteration]
+        if found["seed"].duplicated().any():
+            raise DataError(
+                f"results: two rows for {env} {method} {setting} {split}; run one precision and scale a file"
+            )
+        return dict(zip(found["seed"], found[column]))
+
+
+def mean_cell(by_seed: dict[int, float]) -> str:
+    """`0.658 ± 0.031 [9]`: mean over seeds, half of its 95 % interval, seeds; a dash where nothing was run."""
+    if not by_seed:
+        return "-"
+    mean, low, _ = student_interval([by_seed[seed] for seed in sorted(by_seed)])
+    half = "" if math.isnan(low) else f" ± {mean - low:.3f}"
+    return f"{mean:.3f}{half} [{len(by_seed)}]"
+
+
+def difference(first: dict[int, float], second: dict[int, float]) -> tuple[float, float, float, int]:
+    """Mean and 95 % interval of first - second over the seeds that both have, and their number."""
+    shared = sorted(first.keys() & second.keys())
+    if not shared:
+        return math.nan, math.nan, math.nan, 0
+    return *paired_difference([first[s] for s in shared], [second[s] for s in shared]), len(shared)
+
+
+def difference_cell(found: tuple[float, float, float, int]) -> str:
+    """`+0.101 (0.048 to 0.153) [9]`; a dash where no seed has both."""
+    mean, low, high, seeds = found
+    return f"{show_signed(mean)} ({show_interval(low, high)}) [{seeds}]" if seeds else "-"
+
+
+def verdict(found: tuple[float, float, float, int], paper: float) -> str:
+    """What a difference says about the paper's: reproduced, reversed, or inside the noise."""
+    _, low, high, seeds = found
+    if not seeds or math.isnan(low):
+        return "not run"
+    if low <= 0 <= high:
+        return "inside the noise"
+    return "reproduced" if (low > 0) == (paper > 0) else "reversed"

@@ -1,0 +1,56 @@
+"""A finished run's agents in other data: trained in the generated world, tried in the original's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ipr_lite import envs
+from ipr_lite.evaluation import by_part, summarize, write_metrics
+from ipr_lite.ipr import Run
+from ipr_lite.study.compare import row
+
+
+def transfer(folder: Path, data: str | None, split: str, limit: int, env: str | None = None) -> list[dict]:
+    """Rows of metrics: base, SFT, the iterate chosen on dev and the careful expert, greedy, on tasks of `data`.
+
+    folder: a finished run. env: the world, where it is not the run's (a run in all worlds, tried in one).
+    Writes `transfer-SPLIT.csv` into the run's folder. Raises FileNotFoundError where there is no such run.
+    """
+    run = finished(folder)
+    name = env or run.config.env
+    run.env = envs.make(name, data)
+    tasks = envs.tasks(name, split, data)[:limit]
+    agents = {"base": "base", "sft": "sft", "ipr": run.select(), "expert": "expert"}
+    rows = [
+        summarize(part, shown, name)
+        for shown, agent in agents.items()
+        for name, part in by_part(run.perform(agent, tasks), split).items()
+    ]
+    write_metrics(run.folder / f"transfer-{split}.csv", rows)
+    return rows
+
+
+def results_rows(folder: Path, metrics: list[dict], data: str | None, env: str | None = None) -> list[dict]:
+    """What `transfer` found, as rows of the results file: setting `original` (`data` is given) or `transfer`."""
+    run = finished(folder)
+    chosen = int(run.select().split("-")[1])
+    spent = {"sft": ["sft"], "ipr": ["sft", *(f"iteration-{i}" for i in range(1, chosen + 1))]}
+    config = replace(run.config, env=env or run.config.env)
+    setting = {"setting": "original" if data else "transfer"}
+    rows = []
+    for found in metrics:
+        agent = found["agent"]
+        budget = run.spent(spent.get(agent, []))
+        rows.append(row(config, found, chosen if agent == "ipr" else 0, True, budget) | setting)
+    return rows
+
+
+def finished(folder: Path) -> Run:
+    """The run in a folder. Raises FileNotFoundError where it is not finished."""
+    folder = Path(folder)
+    if not (folder / "selected.json").is_file():
+        raise FileNotFoundError(
+            f"{folder / 'selected.json'}: no finished run there; `python -m ipr_lite run --out {folder}`"
+        )
+    return Run.opened(folder)
