@@ -110,8 +110,8 @@ def metrics(agent: str, split: str = "test", reward: float = 0.5) -> dict:
     return {**dict.fromkeys(METRICS, 0.25), "agent": agent, "split": split, "n": 40, "reward": reward, "low": math.nan}
 
 
-def test_metrics_have_a_fixed_order_and_fixed_bytes(tmp_path):
-    rows = [metrics(agent) for agent in ("expert", "ipr", "ipr-10", "ipr-2", "sft", "base")] + [metrics("sft", "dev")]
+def test_metrics_keep_the_order_of_agents_within_a_split_and_have_fixed_bytes(tmp_path):
+    rows = [metrics(agent) for agent in ("base", "sft", "ipr-2", "ipr-10", "ipr", "expert")] + [metrics("sft", "dev")]
     path = write_metrics(tmp_path / "metrics.csv", rows)
     text = path.read_text(encoding="utf-8")
     assert text.splitlines()[:3] == [
