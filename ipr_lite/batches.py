@@ -1,4 +1,4 @@
-"""Which examples share an update: similar lengths together, both kinds of pairs in every batch."""
+"""Which examples each update sees."""
 
 from __future__ import annotations
 

@@ -18,12 +18,15 @@ Where the templates of the usual families differ, a rule each:
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from jinja2 import TemplateError
 
-from ipr_lite.records import Pair
-from ipr_lite.trajectory import Message
+from ipr_lite.records import Message, Pair
+
+CONSTANTS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+"""What templates are rendered with."""
 
 
 @dataclass
@@ -51,6 +54,9 @@ class EncodedPair:
 
 class Chat:
     """A tokenizer with the wrapping of its chat template taken apart.
+
+    `template` is a chat template without options that writes what is encoded here. `constants` are those CONSTANTS that
+    the tokenizer's own template reads.
 
     Raises ValueError where there is no template, or one that the rules above do not cover: a mask built on it would
     be silently wrong.
@@ -99,6 +105,8 @@ class Chat:
             # The system text is part of the first observation's message, and tokenized with it.
             self._to_user, self._glue = [], to_user
         self._find_context(asked)
+        self.template = _template(head, to_user, asked, agent_to_user, tail, self._strips)
+        self.constants = {name: value for name, value in CONSTANTS.items() if name in str(tokenizer.chat_template)}
 
     def _refused(self, what: str) -> ValueError:
         return ValueError(
@@ -108,9 +116,8 @@ class Chat:
 
     def _render(self, messages: list[Message], add_generation_prompt: bool = False) -> str:
         return self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False,
-            date_string="26 Jul 2024",
-        )  # fmt: skip
+            messages, tokenize=False, add_generation_prompt=add_generation_prompt, **CONSTANTS
+        )
 
     def _pieces(self, probe: list[Message]) -> list[str]:
         """What the template writes before each message, and after the last."""
@@ -217,3 +224,22 @@ class Chat:
             sides.append((whole.input_ids[len(prompt) :], whole.agent_mask[len(prompt) :]))
         (chosen, chosen_mask), (rejected, rejected_mask) = sides
         return EncodedPair(prompt, chosen, rejected, chosen_mask, rejected_mask, pair.kind)
+
+
+def _template(head: str, to_user: str, to_agent: str, agent_to_user: str, tail: str, strips: dict[str, bool]) -> str:
+    """A Jinja template that writes these pieces around messages, in every turn and on every day the same."""
+    said = {role: "message['content']" + " | trim" * strips[role] for role in ("system", "user", "assistant")}
+    head, to_user, to_agent, agent_to_user, tail = (
+        json.dumps(piece, ensure_ascii=False) for piece in (head, to_user, to_agent, agent_to_user, tail)
+    )
+    return f"""\
+{{%- for message in messages -%}}
+  {{%- if loop.first -%}}{{{{- {head} -}}}}{{%- endif -%}}
+  {{%- if message['role'] == 'system' -%}}{{{{- {said["system"]} -}}}}
+  {{%- elif message['role'] == 'assistant' -%}}{{{{- {to_agent} -}}}}{{{{- {said["assistant"]} -}}}}
+  {{%- elif loop.index0 < 2 -%}}{{{{- {to_user} -}}}}{{{{- {said["user"]} -}}}}
+  {{%- else -%}}{{{{- {agent_to_user} -}}}}{{{{- {said["user"]} -}}}}
+  {{%- endif -%}}
+{{%- endfor -%}}
+{{%- if add_generation_prompt -%}}{{{{- {to_agent} -}}}}{{%- else -%}}{{{{- {tail} -}}}}{{%- endif -%}}
+"""

@@ -1,113 +1,143 @@
-"""What a run depends on: one dataclass. Where its defaults leave the paper, README says so."""
+"""What a run depends on: one dataclass, of which the command line is made. Where its defaults leave the paper, book/paper_map.md says so."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from ipr_lite.losses import SFT_ON, SFT_PER, check_choice
+import pydantic
+from pydantic import ConfigDict, Field, ValidationError
+
+from ipr_lite import DATA
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+AtLeast0 = Annotated[float, Field(ge=0)]
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(
+    frozen=True, config=ConfigDict(use_attribute_docstrings=True, allow_inf_nan=False, extra="forbid")
+)
 class Config:
-    """Everything a run depends on."""
+    """Everything a run depends on; checked, and read from text, by the types of its fields.
+
+    Raises pydantic's ValidationError, a ValueError, for a value of the wrong type or out of range.
+    """
 
     env: str = "shop"
+    """The world: shop, sql, house, all (the three at once), shop-2 or shop-3 (errands of two or three purchases)."""
     data: str | None = None
-    """A folder with the original benchmark's data; None: the generated world."""
-    experts: str | None = None
-    """A file of the authors' expert trajectories, played again in the world; None: our own people demonstrate."""
-    scale: str = "tiny"
+    """A folder with the original benchmark's data. Default: the generated world."""
+    recorded: str | None = None
+    """A file of the authors' trajectories, played again in the world. Default: our own people demonstrate."""
+    scale: Literal["tiny", "small", "consumer"] = "tiny"
+    """The one dial of size: model, lengths, rates. tiny runs on a laptop's CPU, small on a card of 6 GB, consumer on 12."""
     model: str | None = None
-    precision: str = "nf4"
-    seed: int = 0
-    demonstrations: int = 160
-    """Expert trajectories to draw (fewer where the world has fewer tasks)."""
-    keep: float | None = None
-    """A demonstration is kept if its outcome reward is at least this; None: the world's own (shop .5, SQL and
+    """A folder or a hub name of a causal language model that is tuned to chat. Default: the scale's."""
+    precision: Literal["nf4", "full"] = "nf4"
+    """Of the frozen base: 4 bits (NF4, double quantization), or as it was loaded."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Draws the demonstrations, the order of training and the exploration."""
+    demonstrations: Count = 160
+    """Demonstrations to draw (fewer where the world has fewer tasks)."""
+    keep: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """A demonstration is kept if its outcome reward is at least this. Default: the world's own (shop .5, SQL and
     household 0: failures stay; the paper: WebShop .7, SQL 1)."""
     habits: str = "habitual"
-    sft_epochs: float = 3.0
-    sft_learning_rate: float | None = None
-    """Of cloning; None: the scale's."""
-    iterations: int = 2
-    samples: int = 5
-    """N, Monte Carlo rollouts for one step reward."""
+    """Who demonstrates: habitual or careful people; in the shop also skips-size and takes-first."""
+    sft_epochs: Positive = 3.0
+    """Passes of cloning over the demonstrations; 3 as in the paper."""
+    sft_learning_rate: Positive | None = None
+    """Of cloning. Default: the scale's."""
+    iterations: Count = 2
+    """Rounds of IPR: explore, score, pair, train. The paper's Table 4 goes up to five."""
+    samples: Count = 5
+    """N, Monte Carlo rollouts for one step reward; 5 as in the paper."""
     step_reward: str = "mc"
-    """Monte Carlo, "model" (the learned step reward model of this run), or the folder of another run whose model
+    """Monte Carlo (mc), the learned step reward model of this run (model), or the folder of another run whose model
     judges, with `{seed}` for the run's seed."""
-    scorer: str = "sft"
-    """Who finishes episodes to score a step: the frozen SFT policy, or "current", the iterate of the round."""
-    explore_temperature: float = 0.0
+    scorer: Literal["sft", "current"] = "sft"
+    """Who finishes episodes to score a step: the frozen SFT policy (the paper), or the iterate of the round."""
+    explore_temperature: AtLeast0 = 0.0
     """Of the exploring policy; 0 is greedy, as in the paper."""
-    tau_step: float = 0.01
-    tau_outcome: float = 0.01
+    tau_step: AtLeast0 = 0.01
+    """A step pair needs step rewards that differ by more than this."""
+    tau_outcome: AtLeast0 = 0.01
+    """A pair needs outcomes that differ by more than this."""
     both_directions: bool = True
+    """A step pair is also won by the agent, as in the released code; without, by the demonstrator alone, as in the paper's text."""
     action_only: bool = False
+    """A step pair contrasts one action in place of all that follows."""
     shorter_wins: bool = False
     """A step pair is also won by the shorter of two suffixes that both succeed (the released code's rule for ALFWorld,
     which forgets to ask for success)."""
-    step_pairs_from: int = 2
+    step_pairs_from: Count = 2
     """The first step that may give a step pair; 1 lets t = 1 give one beside its outcome pair."""
-    updates: int = 20
+    updates: Count = 20
     """Of preference training, in one iteration."""
-    batch_size: int = 8
-    learning_rate: float | None = None
-    """Of preference training and PPO; None: the scale's, or the baseline's own."""
-    reference: str = "sft"
-    """IPR's: the SFT policy in every round, or "current", the iterate that the round begins with (ETO's rule)."""
-    beta: float = 0.1
-    w_outcome: float = 1.0
-    w_step: float = 1.0
-    w_sft: float = 2.0
-    sft_on: str = "outcome_winners"
-    sft_per: str = "token"
-    eto_reference: str = "current"
-    eto_once: bool = False
-    """ETO explores each task once, greedily, as in its paper; else until it has taken as many actions as IPR."""
-    ppo_samples: int = 1
-    """Rollouts for one step reward of Step-PPO: it meets many actions, so noise averages out."""
-    best_of: int = 10
-    """Episodes that Best-of-N chooses from."""
-    showcase: int = 8
+    batch_size: Count = 8
+    """Demonstrations, or pairs, of one update."""
+    learning_rate: Positive | None = None
+    """Of preference training and PPO. Default: the scale's, or the baseline's own."""
+    reference: Literal["sft", "current"] = "sft"
+    """IPR's: the SFT policy in every round, or the iterate that the round begins with (ETO's rule)."""
+    beta: Positive = 0.1
+    """Of DPO: how strongly a log-ratio to the reference counts; .1 as in the released code."""
+    w_outcome: AtLeast0 = 1.0
+    """Weight of the outcome-DPO loss."""
+    w_step: AtLeast0 = 1.0
+    """Weight of the step-DPO loss."""
+    w_sft: AtLeast0 = 2.0
+    """Weight of the SFT loss (the paper: 1)."""
+    sft_on: Literal["outcome_winners", "all_winners"] = "outcome_winners"
+    """Which winners the SFT loss imitates: of outcome pairs (the paper), or of all (the released code)."""
+    sft_per: Literal["token", "sequence"] = "token"
+    """The SFT loss is a mean over tokens, or over winners of their sums (the paper's equation 9)."""
+    budget: Literal["equal", "paper"] = "equal"
+    """What a method may explore: the actions in the world that IPR takes, or what its own paper says."""
+    showcase: Annotated[int, Field(ge=0)] = 8
     """Demonstrations of which every step is scored, for the report."""
-    dev: int = 100
+    dev: Count = 100
     """Tasks of the dev split to evaluate on."""
-    test: int = 300
-    micro_batch: int | None = None
-    """Examples or pairs trained on at once, a divisor of `batch_size`; None, as in the next three: the scale's."""
+    test: Count = 300
+    """Tasks of the test split to evaluate on."""
+    trainer: Literal["plain", "trl"] | None = None
+    """Who trains: the plain loop, or TRL's trainers. Default: the plain loop at tiny, TRL for real models."""
+    micro_batch: Count | None = None
+    """Examples or pairs trained on at once, a divisor of the batch size. Default, as in the next three: the scale's."""
     gradient_checkpointing: bool | None = None
-    rollout_batch: int | None = None
+    """Keep the input of each layer alone and compute the rest again: a third more time, far less memory."""
+    rollout_batch: Count | None = None
     """Episodes in play at once."""
-    max_length: int | None = None
+    max_length: Count | None = None
     """Tokens of an episode; longer ones end with reward 0 in rollouts and are left out of training."""
-    without: str = ""
-    """Savings to do without, such as `share,stop`; see SAVINGS. The pairs are the same, the time is not."""
-
-    backend: str = "local"
-    """Who plays the episodes: this process, or "openai", a server that speaks OpenAI's API (`book/serving.md`)."""
+    engine: Literal["fast", "plain"] = "fast"
+    """How rollouts run: batched with one cache across turns, or plainly, one turn after the other; equal results."""
+    backend: Literal["local", "openai"] = "local"
+    """Who plays the episodes: this process, or a server that speaks OpenAI's API (`book/serving.md`)."""
     url: str = "http://localhost:8000/v1"
     """Of the server."""
     served: str | None = None
-    """What the server calls a policy, with `{policy}` for base, sft, ipr-1, ...; None: adapters are loaded there by name,
-    from the run's folder (vLLM)."""
-    requests: int | None = None
-    """To the server, at once; None: as many as the scale has episodes in play."""
+    """What the server calls a policy, with `{policy}` for base, sft, ipr-1, ... Default: adapters are loaded there by
+    name, from the run's folder (vLLM)."""
+    requests: Count | None = None
+    """To the server, at once. Default: as many as the scale has episodes in play."""
 
-    def check(self) -> None:
-        """Raises ValueError for an unknown word in an option."""
+    def __post_init__(self):
         if self.served and "{policy}" not in self.served:
             raise ValueError(f"--served {self.served}: write {{policy}} where base, sft, ipr-1, ... shall stand")
-        for name, allowed in _WORDS.items():
-            check_choice(name, getattr(self, name), allowed)
-        self.saves("")
-
-    def saves(self, name: str) -> bool:
-        """Whether a run makes this saving. Raises ValueError for unknown names in `without`."""
-        off = [part.strip() for part in self.without.split(",") if part.strip()]
-        unknown = set(off) - set(SAVINGS)
-        if unknown:
-            raise ValueError(f"unknown saving {', '.join(sorted(unknown))} in without; choose of {', '.join(SAVINGS)}")
-        return name not in off
+        if re.search(r"[{}]", self.step_reward.replace("{seed}", "")):
+            raise ValueError(f"--step-reward {self.step_reward}: in braces only {{seed}} can stand")
+        if self.recorded and self.env == "all":
+            raise ValueError("--recorded: their files are of one world; give --env shop, sql or house with it")
+        if self.micro_batch and self.batch_size % self.micro_batch:
+            raise ValueError(f"--micro-batch {self.micro_batch}: must divide --batch-size {self.batch_size}")
+        if not self.w_outcome + self.w_step + self.w_sft:
+            raise ValueError("--w-outcome, --w-step and --w-sft are 0: one must be more, or nothing is trained")
 
     @property
     def setting(self) -> str:
@@ -115,12 +145,8 @@ class Config:
 
         What has a column of its own in results files (env, seed, ...) or changes no policy is left out.
         """
-        plain = Config()
-        changed = [
-            f"{f.name}={getattr(self, f.name)}"
-            for f in fields(self)
-            if f.name not in _APART and getattr(self, f.name) != getattr(plain, f.name)
-        ]
+        plain, mine = asdict(Config()), asdict(self)
+        changed = [f"{name}={mine[name]}" for name in mine if name not in _APART and mine[name] != plain[name]]
         return " ".join(changed) or "default"
 
     def with_setting(self, text: str) -> Config:
@@ -128,41 +154,107 @@ class Config:
 
         Raises ValueError for an unknown option or a value of the wrong kind.
         """
-        kinds = {f.name: f.type.removesuffix(" | None") for f in fields(self) if f.name not in _APART}
-        changes = {}
-        for part in [] if text == "default" else text.split():
-            name, _, value = part.partition("=")
-            if name not in kinds:
-                raise ValueError(f"setting {text!r}: no option {name!r}; choose of {', '.join(kinds)}")
-            try:
-                changes[name] = _READ[kinds[name]](value)
-            except (ValueError, KeyError):
-                raise ValueError(f"setting {text!r}: {value!r} is no {kinds[name]}") from None
-        return replace(self, **changes)
+        changes = dict(part.partition("=")[::2] for part in text.split()) if text != "default" else {}
+        known = [f.name for f in fields(self) if f.name not in _APART]
+        for name in changes:
+            if name not in known:
+                raise ValueError(f"setting {text!r}: no option {name!r}; choose of {', '.join(known)}")
+        try:
+            return replace(self, **changes)
+        except ValidationError as error:
+            raise ValueError(f"setting {text!r}: {told(error)}") from None
+
+    @classmethod
+    def read(cls, path: Path) -> Config:
+        """The config in a run's `config.json`, that of an earlier version as well: newer options stand at their defaults.
+
+        Raises FileNotFoundError, and ValueError naming the file, the option and the remedy.
+        """
+        try:
+            given = json.loads(path.read_text(encoding="utf-8-sig"))
+            if not isinstance(given, dict):
+                raise ValueError("not a JSON object")
+            for name, value in _GONE.items():
+                if given.pop(name, value) != value:
+                    raise ValueError(f"{name} is no option any more, and was not at its default, {value!r}")
+            return cls(**given)
+        except ValueError as error:
+            why = told(error) if isinstance(error, ValidationError) else error
+            raise ValueError(f"{path}: {why}; correct it, or give another --out for a new run") from None
 
 
-_WORDS = {
-    "scorer": ("sft", "current"), "reference": ("sft", "current"),
-    "eto_reference": ("sft", "current"), "sft_on": SFT_ON, "sft_per": SFT_PER, "backend": ("local", "openai"),
-}  # fmt: skip
+def told(error: ValidationError) -> str:
+    """What is wrong with which option, on one line."""
+
+    def one(wrong: Mapping[str, Any]) -> str:
+        if wrong["type"] == "value_error":
+            return str(wrong["ctx"]["error"])
+        option = "--" + str(wrong["loc"][0]).replace("_", "-")
+        if wrong["type"] == "unexpected_keyword_argument":
+            return f"{option}: no such option"
+        return f"{option} {wrong['input']}: {wrong['msg'].removeprefix('Input ')}"
+
+    return "; ".join(one(wrong) for wrong in error.errors())
+
+
 MEMORY = ("micro_batch", "gradient_checkpointing", "rollout_batch", "max_length")
 """What turns memory down. A run may go on with other values; the first three change no result but its last bits."""
-WHERE = ("backend", "url", "served", "requests")
-"""Options that say where episodes are played: a run may go on with others."""
-_APART = (
-    "env", "data", "scale", "model", "precision", "seed", "showcase", "dev", "test", "without", *MEMORY[:3], *WHERE,
-)  # fmt: skip
-_READ = {"int": int, "float": float, "str": str, "bool": {"True": True, "False": False}.__getitem__}
-
-SAVINGS = {
-    "share": "one history is computed once: one trunk, one row, one rest of an episode",
-    "guess": "several tokens are read in one pass where they can be guessed",
-    "stop": "an exploration ends at its first action where that is the expert's own",
-    "skip": "steps that can give no pair (equal outcome, equal action) are not scored",
-    "reuse": "what an earlier iteration has scored is not scored again",
-}
-"""What spares work in rollouts and scoring; each can be switched off with `--without`."""
-
+WHERE = ("engine", "backend", "url", "served", "requests")
+"""Options that say how and where episodes are played: a run may go on with others."""
+_APART = ("env", "data", "scale", "model", "precision", "seed", "showcase", "dev", "test", *MEMORY[:3], *WHERE)
+_GONE = {"experts": None, "eto_reference": "current", "eto_once": False, "ppo_samples": 1, "best_of": 10, "without": ""}
+"""Options of earlier versions, with their defaults."""
 
 QUICK = {"demonstrations": 40, "iterations": 1, "samples": 2, "updates": 10, "dev": 20, "test": 40}
 """What `--quick` changes: a minute's run that shows every stage, and no effect to speak of."""
+
+TINY_BASE = DATA / "tiny-base"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The one dial: everything that changes with the size of the model."""
+
+    name: str
+    model: str
+    """A folder or a hub name of a causal language model."""
+    lora_rank: int
+    lora_alpha: int
+    max_new_tokens: int
+    """Tokens of one agent turn."""
+    rollout_batch: int
+    """Episodes in play at once."""
+    sft_learning_rate: float
+    learning_rate: float
+    """Of the preference training."""
+    max_length: int = 4096
+    """Tokens of one episode."""
+    micro_batch: int | None = None
+    """Examples, or pairs, that are trained on at once; their gradients add up to a batch's. None: up to 4."""
+    gradient_checkpointing: bool = False
+    """Keep the input of each layer alone and compute the rest again: a third more time, far less memory."""
+    targets: str = "all-linear"
+    """The layers that adapters change, as peft names them."""
+    attention: str = "sdpa"
+    """Attention in training, as transformers names it; rollouts have their own (`engine/attention.py`)."""
+
+
+_REAL = {
+    "lora_rank": 16, "lora_alpha": 32, "max_new_tokens": 256, "learning_rate": 5e-6, "micro_batch": 1,
+    "gradient_checkpointing": True,
+}  # fmt: skip
+SCALES = {
+    "tiny": Scale(
+        "tiny", str(TINY_BASE), lora_rank=32, lora_alpha=64, max_new_tokens=160, rollout_batch=128,
+        sft_learning_rate=2e-3, learning_rate=5e-4,
+    ),
+    "small": Scale("small", "Qwen/Qwen2.5-0.5B-Instruct", rollout_batch=32, sft_learning_rate=2e-4, **_REAL),
+    "consumer": Scale("consumer", "Qwen/Qwen2.5-7B-Instruct", rollout_batch=8, sft_learning_rate=1e-4, **_REAL),
+}  # fmt: skip
+
+
+def scale(name: str, **changed) -> Scale:
+    """The settings of a scale, with what is given (and not None) in place of its own: `model`, `max_length`, ..."""
+    if name not in SCALES:
+        raise ValueError(f"unknown scale {name!r}; choose one of {', '.join(SCALES)}")
+    return replace(SCALES[name], **{key: value for key, value in changed.items() if value is not None})

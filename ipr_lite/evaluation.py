@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ipr_lite.jsonl import SCHEMA_VERSION, DataError, write_whole
-from ipr_lite.trajectory import Trajectory
+from ipr_lite.records import SCHEMA_VERSION, DataError, Trajectory, write_whole
 
 METRICS = ("agent", "split", "n", "reward", "low", "high", "success", "reward_per_step", "steps", "invalid")
 # The 97.5 % quantile of Student's t for 1 to 10 degrees of freedom; above, the series is right to 2e-4.

@@ -12,66 +12,16 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils.logging import disable_progress_bar
 
-from ipr_lite import DATA
-from ipr_lite.engine.cache import unknown_attention
-
-MERGED_BELOW = 50_000_000
-"""Parameters up to which rollouts run on a merged float copy of the model; larger ones are in memory once."""
-TINY_BASE = DATA / "tiny-base"
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The one dial: everything that changes with the size of the model."""
-
-    name: str
-    model: str
-    """A folder or a hub name of a causal language model."""
-    lora_rank: int
-    lora_alpha: int
-    max_length: int
-    """Tokens of one episode."""
-    max_new_tokens: int
-    """Tokens of one agent turn."""
-    samples: int
-    """N, the Monte Carlo rollouts for one step reward."""
-    rollout_batch: int
-    """Episodes in play at once."""
-    sft_learning_rate: float
-    learning_rate: float
-    """Of the preference training."""
-    micro_batch: int | None = None
-    """Examples, or pairs, that are trained on at once; their gradients add up to a batch's. None: up to 4."""
-    gradient_checkpointing: bool = False
-    """Keep the input of each layer alone and compute the rest again: a third more time, far less memory."""
-    targets: str = "all-linear"
-    """The layers that adapters change, as peft names them."""
-    attention: str = "sdpa"
-    """Attention in training, as transformers names it; rollouts have their own (branches.py)."""
-
-
-SCALES = {
-    "tiny": Scale("tiny", str(TINY_BASE), 32, 64, 4096, 160, 5, 128, 2e-3, 5e-4),
-    "small": Scale("small", "Qwen/Qwen2.5-0.5B-Instruct", 16, 32, 4096, 256, 5, 32, 2e-4, 5e-6, 1, True),
-    "consumer": Scale("consumer", "Qwen/Qwen2.5-7B-Instruct", 16, 32, 4096, 256, 5, 8, 1e-4, 5e-6, 1, True),
-}
-
-
-def scale(name: str, **changed) -> Scale:
-    """The settings of a scale, with what is given (and not None) in place of its own: `model`, `max_length`, ..."""
-    if name not in SCALES:
-        raise ValueError(f"unknown scale {name!r}; choose one of {', '.join(SCALES)}")
-    return replace(SCALES[name], **{key: value for key, value in changed.items() if value is not None})
+from ipr_lite.config import TINY_BASE, Scale
 
 
 def pick_device() -> tuple[torch.device, torch.dtype, str]:
@@ -134,6 +84,15 @@ def load_base(model: str, precision: str = "nf4", attention: str = "sdpa"):
             module.support_avx512bf16_for_cpu = False
     base.config.use_cache = False
     return base.requires_grad_(False)
+
+
+def unknown_attention(config, what: str) -> NotImplementedError:
+    """The error that refuses a model."""
+    return NotImplementedError(
+        f"batched rollouts do not know {what}, which models of type {config.model_type!r} have; take one with full or "
+        "sliding-window attention in all layers, such as Llama, Qwen2, Qwen3, Gemma 2, Gemma 3 (text) or Phi-3, "
+        "or play one episode after the other with --engine plain"
+    )
 
 
 def add_adapters(base, scale: Scale, seed: int) -> PeftModel:
@@ -202,66 +161,3 @@ def load_adapter_weights(folder: Path) -> dict[str, torch.Tensor]:
     if not path.exists():
         raise FileNotFoundError(f"no adapter in {folder}: {path.name} is missing")
     return load_file(path)
-
-
-def merged(policy: PeftModel, weights: dict[str, torch.Tensor] | None):
-    """A float32 copy of the base with an adapter's weights added in (None: the base alone).
-
-    Only for tiny models, where 4-bit layers decode slower than float ones: a second copy of a
-    large base would defeat the purpose. A 4-bit layer's weight is read off its own output on the
-    identity matrix, so the copy computes what the layer computes.
-    """
-    base = policy.get_base_model()
-    config = type(base.config).from_dict({k: v for k, v in base.config.to_dict().items() if k != "quantization_config"})
-    copy = AutoModelForCausalLM.from_config(config, attn_implementation=base.config._attn_implementation).float()
-    # The caches of rotary embeddings and tied heads are the copy's own; weights come from below.
-    target = dict(copy.named_modules())
-    with torch.no_grad():
-        for name, module in base.named_modules():
-            plain = name.replace(".base_layer", "")
-            if name.endswith((".lora_A", ".lora_B")) or plain not in target:
-                continue
-            mine = target[plain]
-            if hasattr(module, "base_layer"):
-                layer = module.base_layer
-                eye = torch.eye(mine.in_features, device=mine.weight.device)
-                weight = layer(eye).T.float().clone()
-                if mine.bias is not None:
-                    weight -= layer.bias.float()[:, None]
-                    mine.bias.copy_(layer.bias)
-                key = f"base_model.model.{plain}"
-                if weights is not None and f"{key}.lora_A.weight" in weights:
-                    a, b = weights[f"{key}.lora_A.weight"], weights[f"{key}.lora_B.weight"]
-                    weight += module.scaling["default"] * (b.float() @ a.float())
-                mine.weight.copy_(weight)
-            elif not name.endswith("base_layer"):
-                for key, parameter in module.named_parameters(recurse=False):
-                    getattr(mine, key).copy_(parameter)
-    return copy.eval().requires_grad_(False)
-
-
-def save_merged(policy: PeftModel, weights: dict[str, torch.Tensor] | None, tokenizer, folder: Path) -> None:
-    """Write `merged` with its tokenizer and chat template, as servers and `from_pretrained` read it.
-
-    Its generation_config.json says what rollouts here do: the plain softmax, no tail cut off. Float32: four bytes a weight.
-    """
-    copy = merged(policy, weights)
-    copy.config.use_cache = True
-    copy.generation_config = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    copy.save_pretrained(str(folder))
-    tokenizer.save_pretrained(str(folder))
-
-
-def decoder(policy: PeftModel, weights: dict[str, torch.Tensor] | None):
-    """The model that rollouts of this policy run on: a merged copy of a tiny model, else the
-    policy itself with the weights in its adapter "explorer" (None: zeros, which add nothing)."""
-    if sum(p.numel() for p in policy.get_base_model().parameters()) < MERGED_BELOW:
-        return merged(policy, weights)
-    if weights is None:
-        weights = {key: torch.zeros_like(value) for key, value in adapter_weights(policy).items()}
-    set_adapter_weights(policy, weights, "explorer")
-    policy.set_adapter("explorer")
-    return policy

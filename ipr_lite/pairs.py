@@ -1,7 +1,7 @@
-"""Exploration along the expert trajectory, and the contrastive pairs it gives (paper section 3.3).
+"""Exploration along the demonstrations, and the contrastive pairs it gives (paper section 3.3).
 
-For every expert trajectory and every step t, the current policy acts from step t to the end, with
-the expert's first t-1 steps as history. What it does is then compared with what the expert did:
+For every demonstration and every step t, the current policy acts from step t to the end, with the
+demonstrator's first t-1 steps as history. What it does is then compared with what the demonstrator did:
 
     t = 1    whole trajectories: the higher outcome wins          -> outcome pairs D_t
     t >= 2   suffixes from step t: one is chosen over the other
@@ -10,15 +10,18 @@ the expert's first t-1 steps as history. What it does is then compared with what
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Literal
 
-from ipr_lite.engine.rollouts import Rollouts
+from ipr_lite.config import Config
 from ipr_lite.envs.base import TextEnv
-from ipr_lite.records import Pair, StepReward
-from ipr_lite.rollout import Episode, stable_seed
+from ipr_lite.records import DataError, Pair, StepReward, Trajectory
+from ipr_lite.rollout import Episode, Player, stable_seed
 from ipr_lite.step_reward import ScoredStep, step_of
-from ipr_lite.trajectory import Trajectory
+
+Verdict = Literal["win", "lose", "tie", "same_action", "not_used", "too_long"]
 
 
 @dataclass(frozen=True)
@@ -41,64 +44,102 @@ class PairRule:
     shorter_wins: bool = False
     step_pairs_from: int = 2
 
-    def winner(self, agent: Trajectory, expert: Trajectory) -> str | None:
-        """Who did better in the end, "agent" or "expert"; None for a tie."""
-        if abs(agent.reward - expert.reward) > self.tau_outcome:
-            return "agent" if agent.reward > expert.reward else "expert"
-        if self.shorter_wins and agent.success and expert.success and agent.steps != expert.steps:
-            return "agent" if agent.steps < expert.steps else "expert"
-        return None
+    @classmethod
+    def of(cls, config: Config) -> PairRule:
+        """The rule that a config asks for."""
+        return cls(**{f.name: getattr(config, f.name) for f in fields(cls)})
+
+    def outcome(self, agent: Trajectory, demonstration: Trajectory, shorter_wins: bool = False) -> Verdict:
+        """How the agent's outcome compares: "win", "lose", or "tie" within tau; "not_used" where it may not win."""
+        verdict: Verdict = "tie"
+        if abs(agent.reward - demonstration.reward) > self.tau_outcome:
+            verdict = "win" if agent.reward > demonstration.reward else "lose"
+        elif shorter_wins and agent.success and demonstration.success and agent.steps != demonstration.steps:
+            verdict = "win" if agent.steps < demonstration.steps else "lose"
+        return "not_used" if verdict == "win" and not self.both_directions else verdict
 
 
 @dataclass
-class Exploration:
-    """What the policy did from step `start` on, after the expert's first `start` - 1 steps."""
+class Contrast:
+    """What the agent did from step t on, beside what the demonstrator did, and how that compares for the agent.
 
-    start: int
-    trajectory: Trajectory
-
-
-def expert_states(env: TextEnv, expert: Trajectory) -> list[TextEnv]:
-    """Copies of the world before each expert step: item t-1 stands before step t.
-
-    Raises ValueError where the world answers otherwise than the trajectory says: the data and the
-    environment do not belong together, and every reward computed from them would be wrong.
+    kind: "outcome" (whole trajectories, t = 1) or "step". verdict: "win" and "lose" make a pair; "tie" (in outcome or
+    in step reward), "same_action" (nothing differs at t), "not_used" (the agent may not win) and "too_long" (the
+    agent had no room left to act) make none. The two step rewards are None until they are asked for.
     """
-    observation, _ = env.reset(options={"task": expert.task})
-    states = []
-    for number, step in enumerate(expert.as_steps(), start=1):
-        if observation != expert.prefix(number)[-1]["content"]:
-            raise ValueError(
-                f"expert trajectory {expert.id}: the world's observation before step {number} "
-                "differs from the recorded one; replay or regenerate the demonstrations"
-            )
-        states.append(env.clone())
-        observation, *_ = env.step(step.action)
-    return states
+
+    kind: Literal["outcome", "step"]
+    step: int
+    demonstration: Trajectory
+    agent: Trajectory
+    verdict: Verdict
+    demonstrated: StepReward | None = None
+    acted: StepReward | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether it is, or may still become, a pair."""
+        return self.verdict in ("win", "lose")
+
+    def judge(self, tau_step: float) -> None:
+        """Let the step rewards decide: they must differ by more than tau, the same way as the outcomes."""
+        gain = self.acted.reward_mc - self.demonstrated.reward_mc
+        if not (gain > tau_step if self.verdict == "win" else gain < -tau_step):
+            self.verdict = "tie"
+
+    def pair(self, action_only: bool = False) -> Pair:
+        """The better side chosen over the worse, after the history that both share."""
+        acted, demonstrated = (reward and reward.reward_mc for reward in (self.acted, self.demonstrated))
+        sides = [
+            (self.agent.suffix(self.step), acted, self.agent.reward),
+            (self.demonstration.suffix(self.step), demonstrated, self.demonstration.reward),
+        ]
+        if self.verdict == "lose":
+            sides.reverse()
+        (chosen, chosen_reward, chosen_outcome), (rejected, rejected_reward, rejected_outcome) = sides
+        if action_only and self.kind == "step":
+            chosen, rejected = chosen[:1], rejected[:1]
+        # A conversation that ran out of room ends with an observation, which nobody answered.
+        chosen, rejected = (side[:-1] if side[-1]["role"] == "user" else side for side in (chosen, rejected))
+        return Pair(
+            prompt=self.demonstration.prefix(self.step),
+            chosen=chosen,
+            rejected=rejected,
+            kind=self.kind,
+            id=self.demonstration.key,
+            step=self.step,
+            chosen_reward=chosen_reward,
+            rejected_reward=rejected_reward,
+            chosen_outcome=chosen_outcome,
+            rejected_outcome=rejected_outcome,
+        )
 
 
 def explore(
-    experts: list[Trajectory],
+    demonstrations: list[Trajectory],
     states: dict[str, list[TextEnv]],
-    explorer: Rollouts,
+    explorer: Player,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
     whole: bool = False,
-) -> list[Exploration]:
-    """The policy acts from every step of every expert trajectory (`states` from `expert_states`).
+) -> list[Trajectory]:
+    """The policy acts from every step of every demonstration (`states`: by its key, from `states_along`).
 
-    From t = 2 on, no pair comes of an exploration that begins with the expert's own action: it stops there
+    Each trajectory tells in `extra["start_step"]` from which step on it is the policy's own, and has the demonstration's key.
+    From t = 2 on, no pair comes of an exploration that begins with the demonstrator's own action: it stops there
     (`extra["stopped"]`), unless `whole`. The pairs are the same.
     """
-    starts = [(expert, t) for expert in experts for t in range(1, expert.steps + 1)]
+    starts = [(demonstration, t) for demonstration in demonstrations for t in range(1, demonstration.steps + 1)]
     episodes = []
-    for expert, t in starts:
-        before = states[expert.id][t - 1]
-        stop = None if whole or t == 1 else _does(expert.actions[t - 1], before)
-        seed_of_t = stable_seed(seed, expert.id, t, "explore")
-        episodes.append(Episode(before.clone(), expert.task, expert.prefix(t), seed_of_t, stop))
-    played = explorer.play(episodes, progress)
-    return [Exploration(t, trajectory) for (_, t), trajectory in zip(starts, played)]
+    for demonstration, t in starts:
+        before = states[demonstration.key][t - 1]
+        stop = None if whole or t == 1 else _does(demonstration.actions[t - 1], before)
+        seed_of_t = stable_seed(seed, demonstration.key, t, "explore")
+        episodes.append(Episode(before.clone(), demonstration.task, demonstration.prefix(t), seed_of_t, stop))
+    explorations = explorer.play(episodes, progress)
+    for (demonstration, t), exploration in zip(starts, explorations, strict=True):
+        exploration.demonstration, exploration.extra["start_step"] = demonstration.demonstration, t
+    return explorations
 
 
 def _does(action: str, env: TextEnv) -> Callable[[str], bool]:
@@ -106,121 +147,63 @@ def _does(action: str, env: TextEnv) -> Callable[[str], bool]:
     return lambda message: env.parse(message) == env.parse(action)
 
 
-def contrasts(
-    experts: list[Trajectory],
-    explorations: list[Exploration],
-    env: TextEnv,
-    rule: PairRule,
-    counts: dict[str, dict[str, int]],
-) -> list[tuple[Trajectory, Exploration]]:
-    """The explorations from t >= 2 (`step_pairs_from`) that can still become a step pair: those that need step rewards.
+def contrast(
+    demonstrations: list[Trajectory], explorations: list[Trajectory], env: TextEnv, rule: PairRule
+) -> list[Contrast]:
+    """Every exploration beside its demonstration: whole trajectories first, then the steps.
 
-    The outcome condition is tested first, since what fails it costs no Monte Carlo; equal actions
-    leave nothing to contrast. What falls away is counted under `same_action` and `tie`.
+    The outcome is compared first, since what fails there costs no Monte Carlo; equal actions leave nothing to contrast.
     """
-    expert_of = {expert.id: expert for expert in experts}
-    left = []
-    for exploration in explorations:
-        expert, agent, t = expert_of[exploration.trajectory.id], exploration.trajectory, exploration.start
-        if t < rule.step_pairs_from:
-            continue
-        if _does(expert.actions[t - 1], env)(agent.actions[t - 1]):
-            counts["step"]["same_action"] += 1
-        elif rule.winner(agent, expert) is None:
-            counts["step"]["tie"] += 1
-        elif rule.winner(agent, expert) == "agent" and not rule.both_directions:
-            counts["step"]["not_used"] += 1
-        else:
-            left.append((expert, exploration))
-    return left
+    by_key = {demonstration.key: demonstration for demonstration in demonstrations}
+    outcomes, steps = [], []
+    for agent in explorations:
+        t, demonstration = agent.extra["start_step"], by_key[agent.key]
+        acted = agent.steps >= t
+        if t == 1:
+            verdict = rule.outcome(agent, demonstration) if acted else "too_long"
+            outcomes.append(Contrast("outcome", 1, demonstration, agent, verdict))
+        if t >= rule.step_pairs_from:
+            verdict = rule.outcome(agent, demonstration, rule.shorter_wins) if acted else "too_long"
+            if acted and _does(demonstration.actions[t - 1], env)(agent.actions[t - 1]):
+                verdict = "same_action"
+            steps.append(Contrast("step", t, demonstration, agent, verdict))
+    return outcomes + steps
 
 
-def steps_to_score(left: list[tuple[Trajectory, Exploration]], states: dict[str, list[TextEnv]]) -> list[ScoredStep]:
-    """For every contrast, the expert's step and the agent's, in turn."""
+def steps_to_score(contrasts: list[Contrast], states: dict[str, list[TextEnv]]) -> list[ScoredStep]:
+    """For every step contrast that is open, the demonstrator's action and the agent's."""
     steps = []
-    for expert, exploration in left:
-        before = states[expert.id][exploration.start - 1]
-        steps.append(step_of(before, expert, exploration.start, "expert"))
-        steps.append(step_of(before, exploration.trajectory, exploration.start, "agent"))
+    for c in contrasts:
+        if c.kind == "step" and c.open:
+            before = states[c.demonstration.key][c.step - 1]
+            steps.append(step_of(before, c.demonstration, c.step, "demonstrator"))
+            steps.append(step_of(before, c.agent, c.step, "agent"))
     return steps
 
 
-def outcome_pairs(
-    experts: list[Trajectory], explorations: list[Exploration], rule: PairRule, counts: dict[str, dict[str, int]]
-) -> list[Pair]:
-    """Outcome pairs: explorations from t = 1 against the expert; ties (within tau) are dropped."""
-    expert_of = {expert.id: expert for expert in experts}
-    pairs = []
-    for exploration in explorations:
-        if exploration.start != 1:
-            continue
-        expert, agent = expert_of[exploration.trajectory.id], exploration.trajectory
-        if abs(agent.reward - expert.reward) <= rule.tau_outcome:
-            counts["outcome"]["tie"] += 1
-        elif agent.reward > expert.reward and not rule.both_directions:
-            counts["outcome"]["not_used"] += 1
-        else:
-            counts["outcome"]["win" if agent.reward > expert.reward else "lose"] += 1
-            pairs.append(_pair(expert, agent, 1, "outcome", None, None, rule, agent.reward > expert.reward))
-    return pairs
+def judge(contrasts: list[Contrast], rewards: list[StepReward], rule: PairRule) -> list[Contrast]:
+    """Hand every open step contrast its two step rewards and let them decide. Raises DataError for one that lacks them."""
+    known = {(r.id, r.step, r.action): r for r in rewards}
+    for c in contrasts:
+        if c.kind == "step" and c.open:
+            sides = [(c.demonstration.key, c.step, t.actions[c.step - 1]) for t in (c.demonstration, c.agent)]
+            if not set(sides) <= known.keys():
+                raise DataError(
+                    f"step_rewards.jsonl: no step reward of step {c.step} of {c.demonstration.key}; "
+                    "remove the file and run again, which scores anew"
+                )
+            c.demonstrated, c.acted = (known[side] for side in sides)
+            c.judge(rule.tau_step)
+    return contrasts
 
 
-def step_pairs(
-    left: list[tuple[Trajectory, Exploration]],
-    rewards: list[StepReward],
-    rule: PairRule,
-    counts: dict[str, dict[str, int]],
-) -> list[Pair]:
-    """Step pairs from contrasts and their step rewards (expert's and agent's, in turn)."""
-    pairs = []
-    for (expert, exploration), mine, theirs in zip(left, rewards[1::2], rewards[0::2]):
-        agent = exploration.trajectory
-        gain = mine.reward_mc - theirs.reward_mc
-        agent_wins = rule.winner(agent, expert) == "agent"
-        if (gain > rule.tau_step) if agent_wins else (gain < -rule.tau_step):
-            counts["step"]["win" if agent_wins else "lose"] += 1
-            start = exploration.start
-            pairs.append(_pair(expert, agent, start, "step", theirs.reward_mc, mine.reward_mc, rule, agent_wins))
-        else:
-            counts["step"]["tie"] += 1
-    return pairs
+def pairs_of(contrasts: list[Contrast], rule: PairRule) -> list[Pair]:
+    """The pairs of the contrasts that somebody won: outcome pairs first, then step pairs."""
+    return [c.pair(rule.action_only) for c in contrasts if c.open]
 
 
-def empty_counts() -> dict[str, dict[str, int]]:
-    """Pair counts by kind, from the agent's side: win (the agent beats the expert), tie, lose."""
-    return {
-        "outcome": {"win": 0, "tie": 0, "lose": 0, "not_used": 0},
-        "step": {"win": 0, "tie": 0, "lose": 0, "not_used": 0, "same_action": 0},
-    }
-
-
-def _pair(
-    expert: Trajectory,
-    agent: Trajectory,
-    step: int,
-    kind: str,
-    expert_reward: float | None,
-    agent_reward: float | None,
-    rule: PairRule,
-    agent_wins: bool,
-) -> Pair:
-    sides = [(agent.suffix(step), agent_reward, agent.reward), (expert.suffix(step), expert_reward, expert.reward)]
-    if not agent_wins:
-        sides.reverse()
-    (chosen, chosen_reward, chosen_outcome), (rejected, rejected_reward, rejected_outcome) = sides
-    if rule.action_only and kind == "step":
-        chosen, rejected = chosen[:1], rejected[:1]
-    # A conversation that ran out of room ends with an observation, which nobody answered.
-    chosen, rejected = (s[:-1] if s[-1]["role"] == "user" else s for s in (chosen, rejected))
-    return Pair(
-        prompt=expert.prefix(step),
-        chosen=chosen,
-        rejected=rejected,
-        kind=kind,
-        id=expert.id,
-        step=step,
-        chosen_reward=chosen_reward,
-        rejected_reward=rejected_reward,
-        chosen_outcome=chosen_outcome,
-        rejected_outcome=rejected_outcome,
-    )
+def count(contrasts: list[Contrast]) -> dict[str, dict[str, int]]:
+    """How many contrasts of each kind ended how, from the agent's side."""
+    found = Counter((c.kind, c.verdict) for c in contrasts)
+    verdicts = ("win", "tie", "lose", "not_used", "same_action", "too_long")
+    return {kind: {verdict: found[kind, verdict] for verdict in verdicts} for kind in ("outcome", "step")}

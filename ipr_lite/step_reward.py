@@ -13,21 +13,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ipr_lite.engine.rollouts import Rollouts
 from ipr_lite.envs.base import TextEnv
-from ipr_lite.records import StepReward
-from ipr_lite.rollout import Episode, stable_seed
-from ipr_lite.trajectory import Message, Task, Trajectory
+from ipr_lite.records import Message, StepReward, Task, Trajectory
+from ipr_lite.rollout import Episode, Player, stable_seed
 
 
 @dataclass
 class ScoredStep:
-    """An action whose step reward is wanted, in the episode where it was taken.
+    """An action whose step reward is wanted, in the episode where it was taken, whose key is `id`.
 
     `env` stands after the action, `messages` end with the observation that answered it; where the
     action ended the episode (`terminal`) neither is read. `outcome` is the episode's.
     """
 
+    id: str
     task: Task
     step: int
     who: str
@@ -41,7 +40,7 @@ class ScoredStep:
     def rewarded(self, reward_mc: float, samples: Sequence[float] = ()) -> StepReward:
         """The step with its reward, and the outcomes of the rollouts that it is the mean of, where there are any."""
         return StepReward(
-            self.task.id, self.step, self.action, self.observation, self.who, reward_mc, len(samples), list(samples),
+            self.id, self.step, self.action, self.observation, self.who, reward_mc, len(samples), list(samples),
             self.outcome, self.terminal,
         )  # fmt: skip
 
@@ -57,6 +56,7 @@ def step_of(env: TextEnv, trajectory: Trajectory, step: int, who: str) -> Scored
     after = env.clone()
     observation, _, terminated, truncated, _ = after.step(action["content"])
     return ScoredStep(
+        trajectory.key,
         trajectory.task,
         step,
         who,
@@ -80,20 +80,18 @@ def steps_of(env: TextEnv, trajectory: Trajectory, who: str) -> list[ScoredStep]
 
 
 def monte_carlo(
-    steps: list[ScoredStep], scorer: Rollouts, n: int, seed: int, progress: Callable[[int, int], None] | None = None
+    steps: list[ScoredStep], scorer: Player, n: int, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> list[StepReward]:
     """Step rewards of all `steps`, in their order, by `n` rollouts each.
 
-    The samples of a step depend on (seed, task, step, action, sample) alone. Raises ValueError for
+    The samples of a step depend on (seed, id, step, action, sample) alone. Raises ValueError for
     n < 1.
     """
     if n < 1:
         raise ValueError(f"a step reward needs at least one rollout, not n = {n}")
     going_on = [step for step in steps if not step.terminal]
     episodes = [
-        Episode(
-            step.env.clone(), step.task, step.messages, stable_seed(seed, step.task.id, step.step, step.action, sample)
-        )
+        Episode(step.env.clone(), step.task, step.messages, stable_seed(seed, step.id, step.step, step.action, sample))
         for step in going_on
         for sample in range(n)
     ]

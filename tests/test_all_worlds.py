@@ -4,7 +4,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from ipr_lite import envs
-from ipr_lite.trajectory import Task
+from ipr_lite.records import Task
 
 NAMES = ("shop", "sql", "house")
 
@@ -27,21 +27,19 @@ def test_tasks_take_turns():
 
 @pytest.mark.parametrize("habits", ["careful", "habitual"])
 def test_people_do_what_they_do_alone(world, habits):
-    together = envs.experts("all").demonstrations(envs.tasks("all", "dev")[:30], world, habits, 3)
+    together = envs.people_of("all").demonstrations(envs.tasks("all", "dev")[:30], world, habits, 3)
     alone = []
     for name in NAMES:
-        people = envs.experts(name)
-        alone += people.demonstrations(
-            envs.tasks(name, "dev")[:10], envs.make(name), getattr(people, habits.upper()), 3
-        )
+        people = envs.people_of(name)
+        alone += people.demonstrations(envs.tasks(name, "dev")[:10], envs.make(name), people.sorts[habits], 3)
     assert sorted(together, key=lambda t: t.id) == sorted(alone, key=lambda t: t.id)
     assert [t.task.env for t in together[:3]] == list(NAMES)
 
 
 def test_an_episode_is_its_worlds(world):
     for task in envs.tasks("all", "dev")[:9]:
-        people, alone = envs.experts(task.env), envs.make(task.env)
-        trip = people.demonstrations([task], alone, people.CAREFUL, 0, keep=-1)[0]
+        people, alone = envs.people_of(task.env), envs.make(task.env)
+        trip = people.demonstrations([task], alone, people.careful, 0, keep=-1)[0]
         copy = world.clone()
         page, _ = copy.reset(options={"task": task})
         assert copy.messages(page, task) == trip.messages[:2]
@@ -67,5 +65,5 @@ def test_an_unknown_world_is_named(world):
 
 
 def test_transcripts_of_every_world():
-    found = list(envs.experts("all").transcripts(9, seed=1))
+    found = list(envs.people_of("all").transcripts(9, seed=1))
     assert [t.task.env for t in found] == list(NAMES) * 3

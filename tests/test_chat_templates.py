@@ -98,6 +98,22 @@ def test_llama_3s_date_is_constant():
         assert "Today Date: 26 Jul 2024\n\nYou shop." in text
 
 
+def test_the_template_that_merge_writes_is_what_is_encoded(family, tokenizer):
+    """Whatever a server says of thinking and dates; Qwen3's empty thoughts stay in earlier turns."""
+    chat, messages = Chat(tokenizer), talk(*TALK)
+    messages[3]["content"] = " padded \n"
+    baked = tokenizer_of(family, TEXTS)
+    baked.chat_template = chat.template
+    for more in ({}, {"enable_thinking": True, "date_string": "1 Jan 2031"}):
+        assert tokenizer.decode(chat.encode(messages).input_ids) + after(family) == baked.apply_chat_template(
+            messages, tokenize=False, **more
+        )
+        asked = baked.apply_chat_template(messages[:4], tokenize=False, add_generation_prompt=True, **more)
+        assert tokenizer.decode(chat.prompt(messages[:4])) == asked
+    again = Chat(baked)
+    assert (again.encode(messages), again.constants) == (chat.encode(messages), {})
+
+
 def test_a_history_begins_its_continuation(family, tokenizer):
     chat, messages = Chat(tokenizer), talk(*TALK)
     whole = chat.encode(messages).input_ids

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from ipr_lite import checks, envs
 from ipr_lite.checks import END, WrongAnswer
 from ipr_lite.checks.chapter_10 import power
-from ipr_lite.methods.baselines import flipped
+from ipr_lite.methods.random_pairs import flipped
 
 
 def stub(*unused):
@@ -476,7 +476,11 @@ WRONG = [
     ("unrankable", lambda trips, parse: trips[0], "give the two trips"),
     ("unrankable", lambda trips, parse: (0, 4), "not copies or places"),
     ("pushed_wrong", lambda winner, loser, shared: pushed_wrong(winner, loser, 0), "not pushed at all"),
-    ("pushed_wrong", lambda w, l, shared: w[shared:].count(True) + l[shared:].count(False), "pushed the right way"),
+    (
+        "pushed_wrong",
+        lambda w, lost, shared: w[shared:].count(True) + lost[shared:].count(False),
+        "pushed the right way",
+    ),
     ("pushed_wrong", lambda winner, loser, shared: loser[shared:].count(True), "counts the loser alone"),
     ("pushed_wrong", lambda winner, loser, shared: winner[shared:].count(False), "counts the winner alone"),
     (
@@ -647,8 +651,8 @@ def test_catch_faults_tells_what_is_wrong_with_tests(answer, told):
 def errand():
     env = envs.make("house")
     task = envs.tasks("house", "dev")[0]
-    people = envs.experts("house")
-    trip = people.demonstrations([task], env, people.CAREFUL, 0)[0]
+    people = envs.people_of("house")
+    trip = people.demonstrations([task], env, people.careful, 0)[0]
     return env, task, [env.parse(action) for action in trip.actions]
 
 

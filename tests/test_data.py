@@ -2,14 +2,16 @@
 
 import random
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from spider_hardness import hardness
 
 from ipr_lite.envs.sql import generated as sql_world
-from ipr_lite.envs.sql.hardness import LEVELS, hardness
+from ipr_lite.envs.sql.questions import FORMS, LEVELS, ask, gold
 from ipr_lite.make.data import SQL_SPLITS, write_data
-from ipr_lite.trajectory import read_tasks, read_trajectories
+from ipr_lite.records import read_tasks, read_trajectories
 
 DATA = Path(__file__).parents[1] / "data"
 WORLDS = ("shop", "sql", "house")
@@ -42,6 +44,23 @@ def test_questions_of_four_levels_about_databases_of_their_own():
         assert all(levels[level] / len(tasks) >= 0.15 for level in LEVELS)
     joins = Counter(task.setup["gold"].count(" JOIN ") for tasks in splits.values() for task in tasks)
     assert joins[1] > 50 and joins[2] > 50
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.wordings[0])
+def test_a_form_is_as_hard_as_it_says(form):
+    rng = random.Random(0)
+    worlds = [sql_world.other_world(rng) for _ in range(30)]
+    sketches = [(world, asked[1]) for world in worlds if (asked := ask(form, world, rng))]
+    assert len(sketches) > 5 and {hardness(gold(world, sketch)) for world, sketch in sketches} == {form.level}
+
+
+def test_questions_draw_in_the_order_that_the_shipped_data_rests_on():
+    """Red where a form draws more, less or in another order, even one that `data/sql` happens not to hold."""
+    rng = random.Random(0)
+    worlds = [sql_world.other_world(rng) for _ in range(10)]
+    asked = [ask(form, world, rng) for form in FORMS for world in worlds]
+    found = sha256(repr([*asked, rng.random()]).encode()).hexdigest()
+    assert found[:16] == "c9e94b069ef0cfe0", "make data/sql anew, and the base, which read such questions"
 
 
 def test_the_corpus_has_other_databases():

@@ -20,12 +20,12 @@ def test_gymnasiums_checker(world):
 
 def test_a_trip_is_its_errands_one_after_the_other(world):
     """People play the errands alone and in a trip: the same actions, and the mean of the rewards."""
-    shop, experts = envs.make("shop"), envs.experts("shop")
+    shop, experts = envs.make("shop"), envs.people_of("shop")
     for task in envs.tasks(world.name, "dev")[:20]:
         env, rewards = world.clone(), []
         page, _ = env.reset(options={"task": task})
         for number, errand in enumerate(errands_of(task)):
-            trip = experts.demonstrate(errand, shop, experts.HABITUAL, random.Random(number))
+            trip = experts.demonstrate(errand, shop, experts.habitual, random.Random(number))
             rewards.append(trip.reward)
             assert page == (("Observation:\n" if number else "") + trip.messages[1]["content"])
             for action, step in zip(trip.actions, trip.as_steps()):
@@ -48,8 +48,8 @@ def test_no_reward_before_the_end_and_each_errand_has_its_own_cap(world):
 
 def test_a_clone_goes_its_own_way(world):
     env = world.clone()
-    trip = envs.experts(world.name).demonstrations(
-        envs.tasks(world.name, "dev")[:1], world, envs.experts(world.name).CAREFUL, 0
+    trip = envs.people_of(world.name).demonstrations(
+        envs.tasks(world.name, "dev")[:1], world, envs.people_of(world.name).careful, 0
     )[0]
     env.reset(options={"task": trip.task})
     for action in trip.actions[: trip.steps // 2]:
@@ -73,10 +73,10 @@ def test_every_task_of_the_shop_is_an_errand_of_as_many_trips():
 
 def test_people_of_one_habit():
     """`skips-size` people leave out sizes and nothing else; `takes-first` people choose all options."""
-    shop, experts = envs.make("shop"), envs.experts("shop")
+    shop, experts = envs.make("shop"), envs.people_of("shop")
     tasks = envs.tasks("shop", "train")
     mean = {}
-    for name, habits in experts.SORTS.items():
+    for name, habits in experts.sorts.items():
         trips = experts.demonstrations(tasks, shop, habits, 0, keep=-1)
         mean[name] = sum(t.reward for t in trips) / len(trips)
     assert mean["habitual"] < mean["takes-first"] < mean["careful"]

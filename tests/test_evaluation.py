@@ -18,6 +18,7 @@ from ipr_lite.evaluation import (
     t_quantile,
     write_metrics,
 )
+from ipr_lite.records import DataError, Task, Trajectory
 from ipr_lite.study.results import (
     add_results,
     agent_order,
@@ -27,7 +28,6 @@ from ipr_lite.study.results import (
     results_table,
     worlds_markdown,
 )
-from ipr_lite.trajectory import DataError, Task, Trajectory
 
 ROOT = Path(__file__).parent.parent
 
@@ -111,7 +111,7 @@ def metrics(agent: str, split: str = "test", reward: float = 0.5) -> dict:
 
 
 def test_metrics_keep_the_order_of_agents_within_a_split_and_have_fixed_bytes(tmp_path):
-    rows = [metrics(agent) for agent in ("base", "sft", "ipr-2", "ipr-10", "ipr", "expert")] + [metrics("sft", "dev")]
+    rows = [metrics(agent) for agent in ("base", "sft", "ipr-2", "ipr-10", "ipr", "careful")] + [metrics("sft", "dev")]
     path = write_metrics(tmp_path / "metrics.csv", rows)
     text = path.read_text(encoding="utf-8")
     assert text.splitlines()[:3] == [
@@ -120,7 +120,7 @@ def test_metrics_keep_the_order_of_agents_within_a_split_and_have_fixed_bytes(tm
         "sft,dev,40,0.500000,nan,0.250000,0.250000,0.250000,0.250000,0.250000",
     ]
     found = read_metrics(path)
-    assert [row["agent"] for row in found[1:]] == ["base", "sft", "ipr-2", "ipr-10", "ipr", "expert"]
+    assert [row["agent"] for row in found[1:]] == ["base", "sft", "ipr-2", "ipr-10", "ipr", "careful"]
     assert math.isnan(found[0]["low"]) and found[0]["n"] == 40
     assert write_metrics(path, found).read_text(encoding="utf-8") == text
     assert list(pd.read_csv(path, comment="#").columns) == list(METRICS)
@@ -230,5 +230,5 @@ def test_two_selected_rows_for_one_seed_are_refused():
 
 
 def test_the_order_of_agents_is_the_papers_path():
-    agents = ["expert", "ipr", "ipr-1", "random-pairs", "eto", "sft", "base"]
-    assert sorted(agents, key=agent_order) == agents[::-1][:4] + ["ipr-1", "ipr", "expert"]
+    agents = ["careful", "ipr", "ipr-1", "random-pairs", "eto", "sft", "base"]
+    assert sorted(agents, key=agent_order) == agents[::-1][:4] + ["ipr-1", "ipr", "careful"]

@@ -11,12 +11,15 @@ from bitsandbytes.nn import Linear4bit
 from families import dressed
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ipr_lite import model as models
-from ipr_lite.config import Config
+from ipr_lite.config import SCALES, TINY_BASE, Config
+from ipr_lite.engine import merge as merging
 from ipr_lite.engine.cache import Branch, Forest, Trunk, check_attention
-from ipr_lite.ipr import Run
-from ipr_lite.methods import ppo
-from ipr_lite.model import TINY_BASE, decoder, load_base, load_tokenizer
+from ipr_lite.engine.merge import decoder
+from ipr_lite.ipr import ipr
+from ipr_lite.methods import policy_gradient
+from ipr_lite.model import adapter_weights, add_adapters, load_base, load_tokenizer, set_adapter_weights
+from ipr_lite.rollout import Rollouts as Plain
+from ipr_lite.run import Run
 from ipr_lite.study.generate import generate, play
 
 WINDOW = 48
@@ -36,7 +39,7 @@ FAMILIES = {
 LINEAR = {"phi3": 4}
 """Linear layers in a block: Phi-3's queries, keys and values are one, and gate and up; others have 7."""
 CONFIG = Config(demonstrations=3, keep=0.5, sft_epochs=2, iterations=1, samples=1, updates=2, dev=1, test=1, showcase=1)
-SHORT = replace(models.SCALES["tiny"], lora_rank=4, max_new_tokens=6)
+SHORT = replace(SCALES["tiny"], lora_rank=4, max_new_tokens=6)
 
 
 def folder_of(family, path):
@@ -77,10 +80,8 @@ class Watched(Run):
 
     def stages(self):
         yield "sft", self.sft()
-        yield "explore", self.explorations(1)
-        yield "score", self.step_rewards(1)
-        yield "pairs", self.pairs(1)
-        yield "train", self.train(1)
+        for _, stage, made in ipr(self):
+            yield stage, made
         yield "evaluate", self.metrics()
 
 
@@ -92,8 +93,8 @@ def finished(request, tmp_path_factory):
     gc.collect()
     gc.freeze()
     loads = []
-    patch.setitem(models.SCALES, "tiny", SHORT)
-    patch.setattr(models, "MERGED_BELOW", 0)
+    patch.setitem(SCALES, "tiny", SHORT)
+    patch.setattr(merging, "MERGED_BELOW", 0)
     for name in ("from_pretrained", "from_config"):
         real = getattr(AutoModelForCausalLM, name)
         patch.setattr(
@@ -119,14 +120,14 @@ def test_every_stage_runs_over_one_base(finished):
     assert results["pairs"] and all(p.chosen_outcome > p.rejected_outcome for p in results["pairs"])
     moved = [key for key, weight in results["train"].items() if not torch.equal(weight, results["sft"][key])]
     assert len(moved) == len(results["sft"]) > 0
-    assert {row["agent"] for row in results["evaluate"]} == {"base", "sft", "ipr-1", "ipr", "expert"}
+    assert {row["agent"] for row in results["evaluate"]} == {"base", "sft", "ipr-1", "ipr", "careful"}
 
 
 def test_training_reads_what_the_model_itself_says(finished):
-    """The first losses, against logits of the model's plain forward: TRL's way loses nothing that a family adds."""
+    """The first losses, against logits of the model's plain forward: the trainer's way loses nothing that a family adds."""
     family, run, results, _ = finished
     policy, causal = run.policy, run.policy.get_base_model()
-    models.set_adapter_weights(policy, run.fresh, "default")
+    set_adapter_weights(policy, run.fresh, "default")
     policy.set_adapter("default")
     total = tokens = 0
     for trajectory in run.demonstrations():
@@ -135,8 +136,8 @@ def test_training_reads_what_the_model_itself_says(finished):
         assert len(ids) > 4 * WINDOW
         with torch.no_grad():
             logps = causal(input_ids=ids[None]).logits[0, :-1].log_softmax(-1).gather(-1, ids[1:, None])[:, 0]
-            experience = ppo._experience(run, trajectory, [1.0] * trajectory.steps)
-            torch.testing.assert_close(ppo._read(policy, experience)[0], logps[mask], atol=1e-4, rtol=1e-4)
+            experience = policy_gradient.experience(run.chat, trajectory, [1.0] * trajectory.steps)
+            torch.testing.assert_close(policy_gradient.read(policy, experience)[0], logps[mask], atol=1e-4, rtol=1e-4)
         total, tokens = total - logps[mask].sum().item(), tokens + mask.sum().item()
     first = next(csv.DictReader((run.folder / "sft_log.csv").open()))
     assert float(first["loss"]) == pytest.approx(total / tokens, rel=1e-4)
@@ -177,6 +178,10 @@ def test_batched_rollouts_are_those_of_generate(finished):
     )  # fmt: skip
     batched = run.player(results["train"], 0.0, "x").play(starts)
     assert [t.messages for t in batched] == [t.messages for t in plain]
+    settings = {"max_new_tokens": SHORT.max_new_tokens, "max_length": SHORT.max_length, "batch_size": 1, "agent": "x"}
+    one_by_one = Plain(policy, run.chat, temperature=0.0, **settings)
+    again = one_by_one.play([run.start(trajectory.task, 0) for trajectory in run.demonstrations()])
+    assert [t.to_record() for t in again] == [t.to_record() for t in batched], "the plain rollouts of the root"
     if not policy.config.tie_word_embeddings:  # random weights that are tied repeat what they read
         assert len({action for t in batched for action in t.actions}) > 3, "it says the same everywhere"
 
@@ -184,15 +189,15 @@ def test_batched_rollouts_are_those_of_generate(finished):
 def test_a_small_model_is_merged(tmp_path, monkeypatch):
     """The control: below the limit, rollouts run on a float copy, which computes the same also for Gemma 2."""
     path = folder_of("gemma2", tmp_path)
-    policy = models.add_adapters(load_base(str(path)), SHORT, 0).eval()
-    weights = {k: w + 0.05 * torch.randn_like(w) for k, w in models.adapter_weights(policy).items()}
+    policy = add_adapters(load_base(str(path)), SHORT, 0).eval()
+    weights = {k: w + 0.05 * torch.randn_like(w) for k, w in adapter_weights(policy).items()}
     ids = torch.arange(100, 300)[None]
-    monkeypatch.setattr(models, "MERGED_BELOW", 50_000_000)
+    monkeypatch.setattr(merging, "MERGED_BELOW", 50_000_000)
     assert decoder(policy, weights) is not policy
-    monkeypatch.setattr(models, "MERGED_BELOW", 0)
+    monkeypatch.setattr(merging, "MERGED_BELOW", 0)
     for wanted in (weights, None):
         with torch.no_grad():
-            whole, copy = decoder(policy, wanted)(ids).logits, models.merged(policy, wanted)(ids).logits
+            whole, copy = decoder(policy, wanted)(ids).logits, merging.merged(policy, wanted)(ids).logits
         torch.testing.assert_close(copy, whole, atol=1e-3, rtol=1e-3)
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from ipr_lite.envs.authors import authors
 from ipr_lite.envs.house.env import NO_ACTION, NOTHING, House
 from ipr_lite.envs.house.game import read_problem, write_problem
 from ipr_lite.envs.house.original import SPLITS, load
 from ipr_lite.envs.house.people import CAREFUL, HABITUAL, Errand, Habits, demonstrate
-from ipr_lite.trajectory import Task
+from ipr_lite.records import Task
 
 PLACES = {  # id of a receptacle: kind, location, openable
     "Fridge_bar_1": ("FridgeType", "loc_bar_1", True),
@@ -287,11 +288,27 @@ def test_games_are_read_from_lines_and_from_alfworlds_folders(tmp_path):
         load(tmp_path, "valid_seen")
 
 
+def test_a_copy_beside_the_games_counts_no_game_twice(tmp_path):
+    line = json.dumps({"game": "pick-Knife/trial_1", "task": "put some knife in cabinet.", "pddl_problem": problem()})
+    packed = tmp_path / "games_train.jsonl.gz"
+    packed.write_bytes(gzip.compress(line.encode("utf-8-sig")))
+    for name in ("games_train.jsonl.bak", "games_train.jsonl.gz.part", "games_train.jsonl~"):
+        (tmp_path / name).write_text(line, encoding="utf-8")
+    assert len(load(tmp_path, "train")[1]) == 1
+    (tmp_path / "games_train.jsonl").write_text(line, encoding="utf-8")
+    with pytest.raises(ValueError, match="pick-Knife/trial_1 is in the folder twice; remove one"):
+        load(tmp_path, "train")
+    (tmp_path / "games_train.jsonl").unlink()
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="games_train.jsonl.gz, after line .*: not a whole gzip file"):
+        load(tmp_path, "train")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ('{"game": ', "line 2: not valid JSON"),
-        ("[1]", "line 2: expected a JSON object"),
+        ("[1]", "line 2: a list where a JSON object is needed"),
         ('{"game": "g", "task": 3}', "line 2: field 'task'"),
         ('{"game": "g", "task": "x", "pddl_problem": "(define"}', "line 2: the brackets"),
     ],
@@ -302,6 +319,43 @@ def test_a_broken_line_is_named(tmp_path, line, message):
     with pytest.raises(ValueError, match=message) as error:
         load(tmp_path, "train")
     assert "games_train.jsonl" in str(error.value)
+
+
+def game_file(folder: Path, name: str, **changes) -> None:
+    released = {"grammar": "Your task is to: put some knife in cabinet.", "pddl_problem": problem(), "solvable": True}
+    released = {key: value for key, value in {**released, **changes}.items() if value is not None}
+    (folder / name).mkdir(parents=True)
+    (folder / name / "game.tw-pddl").write_text(json.dumps(released), encoding="utf-8-sig")
+
+
+def test_what_alfworlds_loader_skips_is_left_out_and_counted(tmp_path):
+    """Older data have games of movable and sliced things, and games never tried; new ones unsolvable games."""
+    game_file(tmp_path / "train", "pick-Knife-None/trial_1")
+    game_file(tmp_path / "train", "pick_and_place_with_movable_recep-Knife/trial_2", grammar="old")
+    game_file(tmp_path / "train", "pick-AppleSliced-None/trial_3", pddl_problem="(define")
+    game_file(tmp_path / "train", "pick-Knife-None/trial_4", solvable=None, grammar=None)
+    game_file(tmp_path / "train", "pick-Knife-None/trial_5", solvable=False)
+    with pytest.warns(UserWarning, match="train: 4 games are left out, as ALFWorld's own loader does"):
+        found, tasks = load(tmp_path, "train")
+    assert list(found) == [task.id for task in tasks] == ["pick-Knife-None/trial_1"]
+
+
+@pytest.mark.parametrize("form", ["data/train/{}/game.tw-pddl", "C:\\data\\train\\{}\\game.tw-pddl", "{}"])
+def test_the_authors_game_is_found_by_whole_parts_of_its_path(tmp_path, form):
+    """However the system writes paths; `pick/trial_1` is no part of `pick/trial_12`."""
+    asked = {"pick/trial_1": "put two mug in cabinet.", "pick/trial_12": "put some knife in cabinet."}
+    tasks = [Task(name, "house", "train", text, {"game": name}) for name, text in asked.items()]
+    world = House({name: read_problem(problem(GOALS[text]), text) for name, text in asked.items()}, tasks)
+    trip = demonstrate(tasks[1], world, CAREFUL, random.Random(0))
+    turns = ["You are to solve a task.", "OK", *(message["content"] for message in trip.messages[1:])]
+    name = form.format("pick/trial_12".replace("/", "\\") if "\\" in form else "pick/trial_12")
+    said = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(turns)]
+    path = tmp_path / "sft.json"
+    path.write_text(
+        json.dumps([{"id": "1", "conversations": said, "game_file": name, "reward": 1.0}]), encoding="utf-8"
+    )
+    found, left = authors(path, world, tasks)
+    assert [t.task.id for t in found] == ["pick/trial_12"] and not left
 
 
 REAL = os.environ.get("IPR_LITE_REAL_DATA")

@@ -17,7 +17,7 @@ import pytest
 from ipr_lite.envs.house.env import AGENT, House
 from ipr_lite.envs.house.game import read_problem, write_problem
 from ipr_lite.envs.house.generated import games
-from ipr_lite.trajectory import Task
+from ipr_lite.records import Task
 
 pytestmark = pytest.mark.textworld
 REAL = os.environ.get("IPR_LITE_REAL_DATA")

@@ -11,17 +11,18 @@ import pytest
 import torch
 
 from ipr_lite.__main__ import main
-from ipr_lite.config import SAVINGS, Config
+from ipr_lite.config import Config
 from ipr_lite.engine import folder as artefacts
 from ipr_lite.evaluation import read_metrics
-from ipr_lite.ipr import NoPairs, Run, run
-from ipr_lite.methods.baselines import flipped
+from ipr_lite.ipr import NoPairs, ipr, round_of
+from ipr_lite.methods.random_pairs import flipped
 from ipr_lite.model import load_adapter_weights
-from ipr_lite.pairs import contrasts, empty_counts, explore, outcome_pairs, steps_to_score
-from ipr_lite.records import read_pairs
+from ipr_lite.pairs import PairRule, contrast, count, explore, pairs_of, steps_to_score
+from ipr_lite.records import read_pairs, read_trajectories
+from ipr_lite.run import Run
 from ipr_lite.study.compare import DEFAULT_METHODS, compare
+from ipr_lite.study.job import run
 from ipr_lite.study.results import read_results
-from ipr_lite.trajectory import read_trajectories
 
 SMALL = Config(demonstrations=24, sft_epochs=1, iterations=2, samples=2, updates=3, dev=6, test=6, showcase=2)
 
@@ -35,14 +36,14 @@ def finished(tmp_path_factory):
 def test_a_run_leaves_every_stage_and_a_report(finished):
     for name in (
         "config.json", "manifest.json", "demonstrations.jsonl", "sft/adapter_model.safetensors",
-        "expert_step_rewards.jsonl", "iteration-1/explorations.jsonl", "iteration-2/pairs.jsonl",
+        "demonstration_step_rewards.jsonl", "iteration-1/explorations.jsonl", "iteration-2/pairs.jsonl",
         "iteration-2/adapter/adapter_model.safetensors", "metrics.csv", "selected.json", "report.html",
     ):  # fmt: skip
         assert (finished / name).exists(), name
     rows = {(r["agent"], r["split"]): r for r in read_metrics(finished / "metrics.csv")}
     chosen = json.loads((finished / "selected.json").read_text())["agent"]
     for split in ("dev", "test"):
-        assert {a for a, s in rows if s == split} == {"base", "sft", "ipr-1", "ipr-2", "ipr", "expert"}
+        assert {a for a, s in rows if s == split} == {"base", "sft", "ipr-1", "ipr-2", "ipr", "careful"}
         assert rows["ipr", split]["reward"] == rows[chosen, split]["reward"]
     best = max(("ipr-1", "ipr-2"), key=lambda agent: rows[agent, "dev"]["reward"])
     assert rows[best, "dev"]["reward"] == rows[chosen, "dev"]["reward"]
@@ -64,7 +65,7 @@ def test_every_world_runs_to_its_report(world, tmp_path):
     assert run(config, tmp_path, quiet=True).name == "report.html"
     rows = {(r["agent"], r["split"]): r for r in read_metrics(tmp_path / "metrics.csv")}
     assert {split for _, split in rows} == PARTS[world]
-    assert rows["expert", "test"]["reward"] > 0.9 and rows["expert", "test"]["n"] == 9
+    assert rows["careful", "test"]["reward"] > 0.9 and rows["careful", "test"]["n"] == 9
     assert sum(rows["sft", part]["n"] for part in PARTS[world] if part.startswith("test_")) in (0, 9)
     assert {t.task.env for t in read_trajectories(tmp_path / "demonstrations.jsonl")} == (
         {world} if world != "all" else {"shop", "sql", "house"}
@@ -72,60 +73,48 @@ def test_every_world_runs_to_its_report(world, tmp_path):
     assert len(read_pairs(tmp_path / "iteration-1" / "pairs.jsonl")) > 5
 
 
-@pytest.mark.parametrize("without", [*SAVINGS, ",".join(SAVINGS)])
-def test_the_pairs_are_the_same_without_each_saving(without, finished, tmp_path):
-    """Both iterations, from the same policies; what is saved in actions shows in the budget."""
-    shutil.copytree(finished, tmp_path / "run")
-    for name in ("explorations", "step_rewards", "pairs"):
-        for iteration in (1, 2):
-            (tmp_path / "run" / f"iteration-{iteration}" / f"{name}.jsonl").unlink()
-    for name in ("budget.json", "config.json", "expert_step_rewards.jsonl"):
-        (tmp_path / "run" / name).unlink()
-    lab = Run(replace(SMALL, without=without), tmp_path / "run", quiet=True)
-    spent = json.loads((finished / "budget.json").read_text())
-    for iteration in (1, 2):
-        pairs = lab.pairs(iteration)
-        assert pairs == read_pairs(finished / f"iteration-{iteration}" / "pairs.jsonl") and pairs
-    more = {
-        stage: amounts["env_steps"] - spent[stage]["env_steps"]
-        for stage, amounts in json.loads((tmp_path / "run" / "budget.json").read_text()).items()
-    }
-    costs = {"stop": "iteration-1/explore", "skip": "iteration-1/score", "reuse": "iteration-2/score"}
-    for name, stage in costs.items():
-        assert (more[stage] > 0) == (name in without.split(",") or (name == "reuse" and "skip" in without)), name
-
-
-def test_an_unknown_saving_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="unknown saving warp in without; choose of share, guess"):
-        Run(replace(SMALL, without="share,warp"), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_explorations_cut_short_give_the_same_pairs(finished):
     lab = Run(SMALL, finished, quiet=True)
-    experts = lab.demonstrations()
-    states, found, spent = lab.states(experts), [], []
+    demonstrations, rule = lab.demonstrations(), PairRule()
+    states, found, spent = lab.states(demonstrations), [], []
     for whole in (True, False):
         player = lab.player(lab.sft(), 0.0, "sft")
-        explorations = explore(experts, states, player, 0, whole=whole)
+        explorations = explore(demonstrations, states, player, 0, whole=whole)
         spent.append(player.actions_taken)
-        counts = empty_counts()
-        left = contrasts(experts, explorations, lab.env, lab.rule, counts)
-        steps = [(s.task.id, s.step, s.who, s.action, s.outcome) for s in steps_to_score(left, states)]
-        found.append((counts, steps, outcome_pairs(experts, explorations, lab.rule, empty_counts())))
-        cut = sum(e.trajectory.extra.get("stopped", False) for e in explorations)
-        assert cut == (0 if whole else counts["step"]["same_action"])
+        contrasts = contrast(demonstrations, explorations, lab.env, rule)
+        steps = [(s.id, s.step, s.who, s.action, s.outcome) for s in steps_to_score(contrasts, states)]
+        whole_pairs = [p for p in pairs_of(contrasts, rule) if p.kind == "outcome"]
+        cut = sum(t.extra.get("stopped", False) for t in explorations)
+        assert cut == (0 if whole else count(contrasts)["step"]["same_action"])
+        found.append((count(contrasts), steps, whole_pairs))
     assert found[0] == found[1] and cut > 0 and found[0][2]
     assert spent[1] < spent[0]
+
+
+def test_what_an_earlier_round_has_scored_is_not_scored_again(finished):
+    """Round 2 asks for actions that round 1 has scored: they cost nothing, and say the same."""
+    first, second = ({(r.id, r.step, r.action): r for r in round_of(Run(SMALL, finished), n, "score")} for n in (1, 2))
+    both = first.keys() & second.keys()
+    assert both and all(first[key].samples == second[key].samples for key in both)
+
+
+def test_plain_rollouts_make_the_same_run(finished, tmp_path):
+    """`--engine plain`: one episode after the other, and the same pairs."""
+    plain = Run(replace(SMALL, engine="plain", iterations=1), tmp_path / "plain", quiet=True)
+    shutil.copytree(finished / "sft", plain.folder / "sft")
+    for name in ("explore", "pairs"):
+        made = round_of(plain, 1, name)
+        theirs = round_of(Run(SMALL, finished), 1, name)
+        assert [one.to_record() for one in made] == [one.to_record() for one in theirs]
 
 
 def test_transfer_tries_the_agents_elsewhere(finished, tmp_path, capsys):
     """On the run's own test tasks it must find what the run found; in another world it must run."""
     assert main(["transfer", str(finished), "--split", "test", "--limit", str(SMALL.test)]) == 0
-    assert "| expert |" in capsys.readouterr().out
+    assert "| careful |" in capsys.readouterr().out
     own = {row["agent"]: row for row in read_metrics(finished / "metrics.csv") if row["split"] == "test"}
     tried = {row["agent"]: row for row in read_metrics(finished / "transfer-test.csv")}
-    assert set(tried) == {"base", "sft", "ipr", "expert"}
+    assert set(tried) == {"base", "sft", "ipr", "careful"}
     assert all(tried[agent] == own[agent] for agent in tried)
     results = tmp_path / "effect.csv"
     assert (
@@ -133,7 +122,7 @@ def test_transfer_tries_the_agents_elsewhere(finished, tmp_path, capsys):
         == 0
     )
     added = read_results(results)
-    assert set(added["method"]) == {"base", "sft", "ipr", "expert"} and set(added["setting"]) == {"transfer"}
+    assert set(added["method"]) == {"base", "sft", "ipr", "careful"} and set(added["setting"]) == {"transfer"}
     assert set(added["env"]) == {"house"} and set(added["n"]) == {2}
     ipr = added[added["method"] == "ipr"].iloc[0]
     assert f"ipr-{ipr['iteration']}" in (finished / "selected.json").read_text()
@@ -149,10 +138,10 @@ def test_the_same_seed_gives_the_same_bytes_also_after_a_kill(finished, tmp_path
     again = tmp_path / "again"
     learn = Run.learn
 
-    def killed(self, pairs, start, iteration, what="train"):
-        if iteration == 2:
+    def killed(self, pairs, start, number):
+        if number == 2:
             raise KeyboardInterrupt
-        return learn(self, pairs, start, iteration, what)
+        return learn(self, pairs, start, number)
 
     monkeypatch.setattr(Run, "learn", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -174,6 +163,27 @@ def test_in_round_two_the_reference_is_still_the_sft_policy(finished):
 def test_other_settings_in_the_same_folder_are_refused(finished):
     with pytest.raises(ValueError, match="other settings \\(beta\\)"):
         Run(replace(SMALL, beta=0.2), finished)
+
+
+def test_the_stages_come_in_the_order_of_algorithm_1(finished):
+    stages = [(number, stage) for number, stage, _ in ipr(Run(SMALL, finished))]
+    assert stages == [(number, stage) for number in (1, 2) for stage in ("explore", "score", "pairs", "train")]
+
+
+def test_two_processes_in_one_folder_are_told_apart(finished):
+    with Run(SMALL, finished).locked():
+        with pytest.raises(RuntimeError, match="another process works in this folder"):
+            run(SMALL, finished, quiet=True)
+    assert not (finished / "error.txt").exists()
+
+
+def test_a_history_longer_than_the_context_makes_no_pair(tmp_path):
+    """The README advises a smaller --max-length: what does not fit is counted and said, not an error."""
+    short = replace(SMALL, max_length=700, iterations=1, demonstrations=12)
+    folder = run(short, tmp_path / "short", quiet=True).parent
+    counts = json.loads((folder / "iteration-1" / "pair_counts.json").read_text())
+    assert counts["step"]["too_long"] > 0
+    assert "did not fit 700 tokens" in (folder / "iteration-1" / "warnings.txt").read_text()
 
 
 def test_no_pairs_is_a_clear_stop_with_a_report(tmp_path):
@@ -210,23 +220,6 @@ def test_stages_one_by_one_give_the_same_pairs(finished, tmp_path):
     assert mine.read_bytes() == (finished / "iteration-1" / "pairs.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["run", "--env", "moon"], "moon"),
-    (["run", "--data", "nowhere"], "nowhere"),
-    (["run", "--scale", "huge"], "choose one of tiny"),
-    (["run", "--precision", "int3"], "choose nf4 or full"),
-    (["run", "--habits", "lazy"], "choose one of habitual, careful"),
-    (["train"], "run the stage `pairs` first"),
-    (["show", "missing.jsonl"], "missing.jsonl"),
-    (["compare", "--seeds", "x"], "give a range"),
-])  # fmt: skip
-def test_bad_requests_end_with_one_line_and_code_two(arguments, message, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ") and message in error
-
-
 def test_a_broken_file_is_named_with_its_line(finished, tmp_path, capsys):
     copy = tmp_path / "broken"
     shutil.copytree(finished, copy)
@@ -251,7 +244,7 @@ def test_compare_puts_the_controls_beside_the_run(finished, tmp_path):
     rows = compare(SMALL, list(DEFAULT_METHODS), ["default"], [0], tmp_path, results, "compare", quiet=True)
     found = {(row["method"], row["iteration"]) for row in rows}
     assert found == {
-        ("base", 0), ("sft", 0), ("ipr", 1), ("ipr", 2), ("expert", 0),
+        ("base", 0), ("sft", 0), ("ipr", 1), ("ipr", 2), ("careful", 0),
         ("sft-long", 0), ("sft-careful", 0), ("random-pairs", 1), ("random-pairs", 2),
     }  # fmt: skip
     by = {row["method"]: row for row in rows if row["selected"]}
@@ -264,12 +257,13 @@ def test_compare_puts_the_controls_beside_the_run(finished, tmp_path):
     assert by["random-pairs"] is coin[1 if dev["random-pairs-1"] >= dev["random-pairs-2"] else 2]
     table = {(r["agent"], r["split"]): r for r in read_metrics(finished / "metrics.csv")}
     assert by["ipr"]["reward"] == pytest.approx(table["ipr", "test"]["reward"], abs=1e-6)
-    assert by["expert"]["reward"] > 0.9
+    assert by["careful"]["reward"] > 0.9
     assert len(read_results(results)) == len(rows)
 
 
 def test_a_stage_that_is_run_again_spends_once(finished, tmp_path):
     lab = Run(SMALL, tmp_path)
+    assert not any(lab.spent(["iteration-1"]).values())
     for _ in range(2):
         lab.spend("iteration-1/explore", env_steps=7, tokens=20)
     lab.spend("iteration-1/train", updates=3)

@@ -10,8 +10,9 @@ from bitsandbytes.nn import Params4bit
 from transformers import Qwen2Config
 
 from ipr_lite.__main__ import main
+from ipr_lite.config import SCALES
 from ipr_lite.engine.memory import ADAPTERS, expected, shape, without_weights
-from ipr_lite.model import SCALES, adapter_weights, add_adapters, load_base, load_tokenizer, set_adapter_weights
+from ipr_lite.model import adapter_weights, add_adapters, load_base, load_tokenizer, set_adapter_weights
 from ipr_lite.study.measure import jobs, random_model
 
 LENGTH = 768
@@ -65,7 +66,7 @@ def measured(folder, tmp_path_factory):
     place, policy = tmp_path_factory.mktemp("trace"), policy_of(folder)
     set_adapter_weights(policy, adapter_weights(policy), "sft")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
-        for name, job in jobs(policy, load_tokenizer(folder), SCALE, 2, place):
+        for name, job in jobs(policy, load_tokenizer(folder), SCALE, 2):
             with torch.profiler.record_function(f"job {name}"):
                 job()
     seen.export_chrome_trace(str(place / "trace.json"))

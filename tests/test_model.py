@@ -2,18 +2,20 @@
 
 import pytest
 import torch
+from families import dressed
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from ipr_lite.chat import Chat
+from ipr_lite.config import TINY_BASE, scale
+from ipr_lite.engine.merge import merged, save_merged
 from ipr_lite.model import (
-    TINY_BASE,
     adapter_weights,
     add_adapters,
     load_adapter_weights,
     load_base,
-    merged,
+    load_tokenizer,
     save_adapter,
-    scale,
     set_adapter_weights,
 )
 
@@ -118,3 +120,13 @@ def test_bad_requests(precision, model, error, tmp_path):
 def test_an_unknown_scale_is_refused():
     with pytest.raises(ValueError, match="choose one of tiny, small, consumer"):
         scale("huge")
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama3", "gemma", "phi3"])
+def test_a_merged_checkpoint_talks_as_it_was_trained(policy, family, tmp_path):
+    """No thought, no date but the constant one, and a turn ends where training ended it, `eos_token` or not."""
+    tokenizer = dressed(load_tokenizer(TINY_BASE), family)
+    save_merged(policy, None, tokenizer, tmp_path)
+    chat, written = Chat(tokenizer), AutoTokenizer.from_pretrained(tmp_path)
+    assert (written.chat_template, Chat(written).constants) == (chat.template, {})
+    assert GenerationConfig.from_pretrained(tmp_path).eos_token_id == chat.end

@@ -14,7 +14,7 @@ from ipr_lite.config import Config
 from ipr_lite.envs.authors import GOES_ON, NO_TASK, OTHER, authors
 from ipr_lite.envs.shop import people as shop_experts
 from ipr_lite.ipr import Run
-from ipr_lite.pairs import expert_states
+from ipr_lite.rollout import states_along
 
 REAL = os.environ.get("IPR_LITE_REAL_DATA")
 pytestmark = pytest.mark.skipif(REAL is None, reason="IPR_LITE_REAL_DATA is unset: no original data to play in")
@@ -52,14 +52,14 @@ def test_the_gold_trajectories_of_alfworld_win_here_too(gold):
     short = [r for r in recorded if len(r["conversations"]) // 2 - 1 <= env.max_steps]
     assert len(found) == len(short) > 40 and all(t.success for t in found)
     assert left == {OTHER: len(recorded) - len(short)}  # too long for this world's turns
-    assert len(expert_states(env, found[0])) == found[0].steps
+    assert len(states_along(env, found[0])) == found[0].steps
 
 
 def test_a_run_clones_the_authors_trajectories(gold, tmp_path):
-    config = Config(env="house", data=str(Path(REAL) / "alfworld"), experts=str(gold), demonstrations=5)
+    config = Config(env="house", data=str(Path(REAL) / "alfworld"), recorded=str(gold), demonstrations=5)
     drawn = Run(config, tmp_path, quiet=True).demonstrations()
     assert len(drawn) == 5 and all("I go on." in t.actions[0] for t in drawn)
-    assert config.setting == f"experts={gold} demonstrations=5"
+    assert config.setting == f"recorded={gold} demonstrations=5"
 
 
 def test_what_cannot_be_played_again_is_counted(tmp_path, capsys):
@@ -76,7 +76,7 @@ def test_what_cannot_be_played_again_is_counted(tmp_path, capsys):
     found, left = authors(path, env, tasks)
     assert [t.messages for t in found] == [t.messages for t in mine[3:]]
     assert left == {OTHER: 1, GOES_ON: 1, NO_TASK: 1}
-    assert main(["inspect", "--env", "shop", "--data", str(data), "--experts", str(path)]) == 0
+    assert main(["inspect", "--env", "shop", "--data", str(data), "--recorded", str(path)]) == 0
     said = capsys.readouterr().out
     assert "9 trajectories can be demonstrations" in said and f"1 left out: {NO_TASK}" in said
 

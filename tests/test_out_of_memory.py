@@ -5,13 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ipr_lite import ipr
-from ipr_lite.__main__ import main, parser
-from ipr_lite.config import Config
+from ipr_lite import train
+from ipr_lite.__main__ import main, read
+from ipr_lite.config import SCALES, TINY_BASE, Config, scale
 from ipr_lite.engine.memory import STAGES, config_of, expected
 from ipr_lite.engine.out_of_memory import FRAGMENTS, OutOfMemory, remedies, with_advice
-from ipr_lite.ipr import Run
-from ipr_lite.model import SCALES, TINY_BASE, scale
+from ipr_lite.run import Run
 
 
 def test_a_plan_needs_no_weights_and_no_network(capsys):
@@ -40,18 +39,18 @@ def test_a_folder_without_a_configuration_is_named(tmp_path, capsys):
 @pytest.mark.parametrize("name", SCALES)
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_remedy_is_an_option_of_a_run_and_helps(stage, name):
-    one, config = scale(name), config_of(str(TINY_BASE))
+    one, model = scale(name), config_of(str(TINY_BASE))
     found = remedies(stage, one, 8)
     assert len(found) == 3
 
     def need(one):
-        return sum(expected(config, one, batch_size=8, stages=(stage,))[stage].values())
+        return sum(expected(model, one, batch_size=8, stages=(stage,))[stage].values())
 
     for text, changed in found:
         if text == FRAGMENTS:
             continue
-        options = parser().parse_args(["run", *text.split()])
-        assert {key: getattr(options, key) for key in changed} == changed
+        config = read(["run", *text.split()])[1]["config"]
+        assert {key: getattr(config, key) for key in changed} == changed
         assert need(replace(one, **changed)) < need(one)
         one = replace(one, **changed)
 
@@ -60,7 +59,7 @@ def test_a_run_that_ran_out_says_what_helps_and_goes_on_with_it(tmp_path, monkey
     config = Config(demonstrations=6, sft_epochs=1.0, showcase=1)
     with monkeypatch.context() as patch:
         # A petabyte: torch's own error, as a too large batch would raise it.
-        patch.setattr(ipr, "train_sft", lambda *args: torch.empty(1 << 50, dtype=torch.uint8))
+        patch.setattr(train, "train_sft", lambda *args, **more: torch.empty(1 << 50, dtype=torch.uint8))
         with pytest.raises(OutOfMemory) as raised:
             Run(config, tmp_path, quiet=True).sft()
     lines = str(raised.value).splitlines()
@@ -76,9 +75,9 @@ def test_a_run_that_ran_out_says_what_helps_and_goes_on_with_it(tmp_path, monkey
 
 
 def test_other_errors_pass_as_they_are():
-    @with_advice("sft")
-    def broken(run):
+    @with_advice("sft", None)
+    def broken():
         raise RuntimeError("shapes differ")
 
     with pytest.raises(RuntimeError, match="^shapes differ$"):
-        broken(None)
+        broken()

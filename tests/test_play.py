@@ -1,5 +1,8 @@
 """Playing by hand: every world can be won by following the hints, also from astray."""
 
+import io
+import sys
+
 import pytest
 
 from ipr_lite import envs
@@ -12,7 +15,7 @@ WORLDS = ("shop", "sql", "house", "all")
 def run(env, task, answers):
     """Play with a function from the texts so far to the next line."""
     told = []
-    reward = play(env, task, envs.experts(env.name).guide(task, env), lambda prompt: answers(told), told.append)
+    reward = play(env, task, envs.people_of(env.name).guide, lambda prompt: answers(told), told.append)
     return reward, told
 
 
@@ -57,7 +60,7 @@ def test_a_message_says_its_action(world):
     env, task = envs.make(world), envs.tasks(world, "dev")[0]
     messages = [
         m["content"]
-        for m in envs.experts(world).demonstrations([task], env, envs.experts(world).CAREFUL, 0, -1)[0].messages
+        for m in envs.people_of(world).demonstrations([task], env, envs.people_of(world).careful, 0, -1)[0].messages
     ]
     for message in messages[2::2]:
         action = env.parse(message)
@@ -84,3 +87,23 @@ def test_the_command(monkeypatch, capsys):
     assert "Observation: [('" in shown and "reward 0.000 after 2 steps" in shown
     assert main(["play", "--env", "sql", "--task", "1000"]) == 2
     assert "has tasks 1 to 100" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("signal", [EOFError, KeyboardInterrupt])
+def test_leaving_by_a_key_is_polite(monkeypatch, capsys, signal):
+    def leave(prompt):
+        raise signal
+
+    monkeypatch.setattr("builtins.input", leave)
+    assert main(["play", "--env", "house"]) == 0
+    assert capsys.readouterr().out.endswith("left before the end: no reward\n")
+
+
+def test_a_console_that_lacks_letters_ends_no_game(monkeypatch):
+    """Windows writes cp1252 into a pipe: what it lacks is a question mark."""
+    lines = iter(["SELECT '\u6771\u4eac'", "submit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    pipe = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe, encoding="cp1252", write_through=True))
+    assert main(["play", "--env", "sql"]) == 0
+    assert b"[('??',)]" in pipe.getvalue()

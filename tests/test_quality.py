@@ -7,12 +7,13 @@ import pytest
 from ipr_lite import envs
 from ipr_lite.__main__ import main
 from ipr_lite.config import Config
-from ipr_lite.ipr import Run, run
+from ipr_lite.records import read_trajectories
+from ipr_lite.run import Run
 from ipr_lite.step_reward import step_of
 from ipr_lite.study import quality
 from ipr_lite.study.cases import cases, cases_markdown
+from ipr_lite.study.job import run
 from ipr_lite.study.results import keep_rows, read_table
-from ipr_lite.trajectory import read_trajectories
 
 SMALL = Config(demonstrations=24, sft_epochs=1, iterations=1, samples=2, updates=2, dev=4, test=8, showcase=1)
 
@@ -24,9 +25,9 @@ def finished(tmp_path_factory):
 
 
 def test_the_page_score_is_what_the_page_is_worth():
-    shop, experts = envs.make("shop"), envs.experts("shop")
+    shop, experts = envs.make("shop"), envs.people_of("shop")
     for task in envs.tasks("shop", "dev")[:20]:
-        trip = experts.demonstrate(task, shop, experts.CAREFUL, random.Random(0))
+        trip = experts.demonstrate(task, shop, experts.careful, random.Random(0))
         env = shop.clone()
         env.reset(options={"task": task})
         assert env.page_score() == 0

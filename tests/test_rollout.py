@@ -18,9 +18,10 @@ from ipr_lite.engine.rollouts import Rollouts
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.make.pretrain import train_tokenizer
 from ipr_lite.model import TINY_BASE, load_tokenizer
-from ipr_lite.rollout import Episode, stable_seed
+from ipr_lite.records import Task
+from ipr_lite.rollout import Episode, WorldError, stable_seed
+from ipr_lite.rollout import Rollouts as Plain
 from ipr_lite.study import generate as plain_rollouts
-from ipr_lite.trajectory import Task
 
 
 class Echo(TextEnv):
@@ -91,9 +92,9 @@ def episodes(count, samples=1, raises=()):
     return made
 
 
-def player(model, chat, **changes):
+def player(model, chat, rollouts=Rollouts, **changes):
     settings = {"temperature": 0.0, "max_new_tokens": 12, "max_length": 1000, "batch_size": 5, "agent": "test"}
-    return Rollouts(model, chat, **(settings | changes))
+    return rollouts(model, chat, **(settings | changes))
 
 
 def plainly(model, chat, episodes, batch_size=1, write=plain_rollouts.generate, temperature=0.0):
@@ -349,13 +350,12 @@ def test_sampling_has_the_models_distribution(model, chat, settings, temperature
     assert chi_square < len(expected) + 5 * (2 * len(expected)) ** 0.5
 
 
-def test_a_world_that_raises_fails_alone(model, chat):
-    played = player(model, chat).play(episodes(8, raises=(3,)))
-    healthy = player(model, chat).play(episodes(8))
-    assert "the world broke" in played[3].extra["error"]
-    assert played[3].reward == 0.0
-    for number in (0, 1, 2, 4, 5, 6, 7):
-        assert played[number].messages == healthy[number].messages
+@pytest.mark.parametrize("rollouts", [Rollouts, Plain])
+def test_a_world_that_raises_is_an_error_and_no_reward_of_0(rollouts, model, chat):
+    with pytest.raises(
+        WorldError, match=r"the world 'echo' failed in task t3, step 2, .*RuntimeError: the world broke"
+    ):
+        player(model, chat, rollouts=rollouts).play(episodes(8, raises=(3,)))
 
 
 def test_what_does_not_fit_is_counted_and_scores_nothing(model, chat):
@@ -363,6 +363,17 @@ def test_what_does_not_fit_is_counted_and_scores_nothing(model, chat):
     assert any(t.extra.get("overflow") for t in played)
     assert all(t.reward == 0.0 for t in played if t.extra.get("overflow"))
     assert any(not t.extra.get("overflow") for t in played)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("more", [{}, {"max_length": 70}])
+def test_the_plain_rollouts_play_the_same(model, chat, temperature, more):
+    """Token for token, sampled too: each token is decided by the episode's next uniform number; the counts as well."""
+    both = [player(model, chat, rollouts, temperature=temperature, **more) for rollouts in (Plain, Rollouts)]
+    plain, fast = (one.play(episodes(9, samples=2)) for one in both)
+    assert [t.to_record() for t in plain] == [t.to_record() for t in fast]
+    assert len({(one.actions_taken, one.tokens_written, one.overflowed) for one in both}) == 1
+    assert both[0].overflowed == sum(t.extra.get("overflow", False) for t in plain)
 
 
 def test_no_episode_and_one_episode(model, chat):

@@ -4,12 +4,11 @@ import json
 import math
 import shutil
 
-import pytest
-
+from ipr_lite.__main__ import main
 from ipr_lite.model import TINY_BASE
 from ipr_lite.records import read_pairs, read_step_rewards
 from ipr_lite.study.results import read_table
-from ipr_lite.study.rounds import COLUMNS, main, round_rows
+from ipr_lite.study.rounds import COLUMNS, round_rows
 
 SHOWCASE = TINY_BASE.parent / "showcase"
 
@@ -50,14 +49,11 @@ def test_the_command_puts_rounds_beside_others(tmp_path, monkeypatch):
         shutil.copytree(SHOWCASE, tmp_path / "runs" / name)
     path = tmp_path / "runs" / "b" / "config.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"seed": 0', '"seed": 1'), encoding="utf-8")
-    assert main(["runs/b", "--results", "rounds.csv"]) == 0
-    assert main([str(tmp_path / "runs" / "*"), "--results", "rounds.csv"]) == 0
+    assert main(["rounds", "runs/b", "--results", "rounds.csv"]) == 0
+    assert main(["rounds", str(tmp_path / "runs" / "*"), "--results", "rounds.csv"]) == 0
     table = read_table(tmp_path / "rounds.csv", COLUMNS)
     assert table["seed"].tolist() == [0, 0, 0, 1, 1, 1] and table["iteration"].tolist() == [0, 1, 2] * 2
     assert (
-        (tmp_path / "rounds.csv")
-        .read_text(encoding="utf-8")
-        .startswith("# python -m ipr_lite.study.rounds runs/b --results")
+        (tmp_path / "rounds.csv").read_text(encoding="utf-8").startswith("# python -m ipr_lite rounds runs/b --results")
     )
-    with pytest.raises(FileNotFoundError):
-        main(["runs/c", "--results", "rounds.csv"])
+    assert main(["rounds", "runs/c", "--results", "rounds.csv"]) == 2

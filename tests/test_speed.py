@@ -13,9 +13,9 @@ AT_LEAST = {"shop": 1_000, "sql": 100, "house": 2_000}
 
 @pytest.mark.parametrize("world", AT_LEAST)
 def test_steps_a_second(world):
-    env, people = envs.make(world), envs.experts(world)
+    env, people = envs.make(world), envs.people_of(world)
     tasks = envs.tasks(world, "dev")
-    played = people.demonstrations(tasks, env, people.HABITUAL, 0, keep=-1)
+    played = people.demonstrations(tasks, env, people.habitual, 0, keep=-1)
     messages = [[m["content"] for m in t.messages if m["role"] == "assistant"] for t in played]
     start = time.process_time()
     for task, acts in zip(tasks, messages):

@@ -18,7 +18,7 @@ from ipr_lite.envs.sql.env import NOT_UNDERSTOOD, SQL
 from ipr_lite.envs.sql.mysql.database import Database
 from ipr_lite.envs.sql.mysql.schema import Schema, SQLError
 from ipr_lite.envs.sql.reward import answer_reward
-from ipr_lite.trajectory import Task
+from ipr_lite.records import Task
 
 SCHOOL = """
 CREATE TABLE teacher (id INT PRIMARY KEY, name VARCHAR(40) COLLATE NOCASE NOT NULL, age INT, pay DECIMAL(8,2), town TEXT COLLATE NOCASE);
@@ -61,6 +61,21 @@ def school(tmp_path_factory):
         ("SELECT year(starts) FROM course ORDER BY id LIMIT 1, 1", [(2023,)]),
         ("SELECT table_name FROM information_schema.columns WHERE column_name = 'room'", [("lesson",)]),
         ("WITH old AS (SELECT name FROM teacher WHERE age > 40) SELECT * FROM old", [("Bo",)]),
+        ("SELECT DATABASE(), schema()", [("school", "school")]),
+        ("SELECT table_name FROM information_schema.tables t WHERE table_schema = database() LIMIT 1", [("course",)]),
+        ("SELECT ordinal_position, information_schema.columns.extra, data_type, numeric_precision FROM information_schema.columns WHERE table_name = 'COURSE' AND ordinal_position <> 2", [(1, "auto_increment", "int", 10), (3, "", "date", None), (4, "", "float", 12)]),
+        ("SELECT schema_name FROM information_schema.schemata", [("school",)]),
+        ("SELECT name FROM teacher WHERE id = 3 UNION SELECT name FROM teacher UNION SELECT 'Ada'", [("Cy",), ("Ada",), ("Bo",)]),  # as first seen
+        ("SELECT id + 1 AS n FROM teacher UNION SELECT id FROM course ORDER BY n DESC LIMIT 2", [(4,), (3,)]),
+        ("SELECT id FROM course WHERE id IN (SELECT 1 UNION SELECT 2) ORDER BY id", [(1,), (2,)]),
+        ("SELECT name FROM teacher WHERE id <> 2 INTERSECT SELECT name FROM teacher", [("Ada",), ("Cy",)]),
+        ("SELECT age FROM teacher EXCEPT SELECT 36", [(50,)]),
+        ("SELECT avg(starts), sum(starts) FROM course", [(Decimal("20235555.5000"), Decimal("40471111"))]),
+        ("SELECT name FROM teacher WHERE id = ANY (SELECT teacher_id FROM lesson)", [("Ada",), ("Cy",)]),
+        ("SELECT name FROM teacher WHERE id <> ALL (SELECT teacher_id FROM lesson)", [("Bo",)]),
+        ("SELECT left(left(name, 2), 1) FROM teacher", [("A",), ("B",), ("C",)]),
+        ("SELECT name FROM teacher WHERE id IN (SELECT id FROM lesson GROUP BY id HAVING count(*) > 2)", [("Ada",), ("Bo",), ("Cy",)]),
+        ("SELECT T1.`id` AS `key` FROM course T1 WHERE T1.id = 1", [(1,)]),
     ],
 )  # fmt: skip
 def test_answers(school, query, rows):
@@ -103,7 +118,26 @@ NEAR = "You have an error in your SQL syntax; check the manual that corresponds 
         ("The answer is 3", NEAR + "'The answer is 3' at line 1"),
         ("SELECT 'open FROM teacher", NEAR + "''open FROM teacher' at line 1"),
         ("SELECT '\ud83d\x00'", NEAR + "'SELECT '??'' at line 1"),
-        ("DELETE FROM teacher", "this world reads only: SELECT, SHOW TABLES, SHOW COLUMNS and DESC are answered"),
+        ("DELETE FROM teacher", "The MySQL server is running with the --read-only option so it cannot execute this statement"),
+        ("SHOW CREATE TABLE course", "This version of MySQL doesn't yet support 'SHOW CREATE TABLE course'"),
+        ("SELECT avg(age) FROM SHOW", NEAR + "'SHOW' at line 1"),
+        ("SELECT key FROM teacher", NEAR + "'key FROM teacher' at line 1"),
+        ("SELECT name AS groups FROM teacher", NEAR + "'groups FROM teacher' at line 1"),
+        ("SELECT id FROM course ORDER BY id LIMIT 1 UNION SELECT 2", NEAR + "'UNION SELECT 2' at line 1"),
+        ("SELECT * FROM information_schema.engines", "Unknown table 'ENGINES' in information_schema"),
+        ("SELECT FORMAT(pay, 2) FROM teacher", "FUNCTION school.FORMAT does not exist"),
+        ("SELECT DATE_ADD(starts, INTERVAL 1 DAY), lpad(title, 9, ' ') FROM course", "FUNCTION school.lpad does not exist"),
+        ("SELECT title REGEXP 'a' FROM course", "FUNCTION school.REGEXP does not exist"),
+        ("SELECT abs(1, 2)", "Incorrect parameter count in the call to native function 'abs'"),
+        ("SELECT count(*) AS n FROM teacher GROUP BY age HAVING n = min(n)", "Invalid use of group function"),
+        ("SELECT 9223372036854775807 + age FROM teacher WHERE sum(1) OVER () > 1", "Invalid use of group function"),
+        ("SELECT sum(9223372036854775807) FROM teacher", "BIGINT value is out of range"),
+        (f"SELECT {', '.join(['1'] * 250)}", "Too many columns"),
+        (f"SELECT 1 FROM {', '.join(f'teacher t{n}' for n in range(70))}", "Too many tables; MySQL can only use 61 tables in a join"),
+        (f"SELECT {'NOT ' * 200}1", "memory exhausted near '' at line 1"),
+        (f"SELECT 1{' UNION SELECT 2' * 40}", "memory exhausted near '' at line 1"),
+        ("SELECT * FROM teacher a, teacher b, teacher c, teacher d, teacher e, teacher f, teacher g, teacher h", "Query execution was interrupted, maximum statement execution time exceeded"),
+        ("SELECT id FROM course WHERE id = ALL (SELECT id FROM teacher)", "This version of MySQL doesn't yet support 'ALL'"),
     ],
 )  # fmt: skip
 def test_refusals_are_mysqls(school, query, error):

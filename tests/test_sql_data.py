@@ -12,6 +12,7 @@ from ipr_lite.envs.sql.mysql.database import Database
 from ipr_lite.envs.sql.mysql.schema import Schema
 from ipr_lite.envs.sql.original import load, read_dump
 from ipr_lite.envs.sql.people import CAREFUL, demonstrations
+from ipr_lite.records import DataError
 
 DUMP = r"""-- MySQL dump 10.13  Distrib 8.0.33
 /*!40101 SET NAMES utf8mb4 */;
@@ -97,7 +98,7 @@ def test_spiders_folders(tmp_path):
         ([record(db="moon")], "ic_spider_dev.json, record 0, field db: no database 'moon'"),
         ([record(), record(gold=3)], "record 1, field gold: wanted a text"),
         (["?"], "record 0: wanted an object"),
-        ({"a": 1}, "expected a JSON list"),
+        ({"a": 1}, "a JSON list is needed"),
     ],
 )
 def test_a_broken_record_is_named(tmp_path, records, message):
@@ -118,6 +119,72 @@ def test_a_dump_that_is_cut_off_is_refused():
         read_dump("USE `zoo`;\nCREATE TABLE `k` (\n  `a` int\n);\nINSERT INTO `k` VALUES (1,@x);\n")
     with pytest.raises(ValueError, match="before any USE"):
         read_dump("CREATE TABLE `k` (\n  `a` int\n);\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d[: d.index("',12.50")].encode(), "line 14: the file ends inside .INSERT INTO `keeper` VALUES .1"),
+        (lambda d: d[: d.index(",(2,NULL")].encode(), "line 14: the file ends inside .INSERT INTO `keeper`"),
+        (
+            lambda d: d.replace("(2,NULL,-3)", "(2,NULL)").encode(),
+            "line 14, .INSERT INTO `keeper`.*: Incorrect number of",
+        ),
+        (lambda d: d.replace("VALUES (1),(1)", "VALUES ").encode(), "line 20, .* is not as mysqldump writes it"),
+        (
+            lambda d: d.replace("`keeper` VALUES", "`keeper` (`Name`) VALUES").encode(),
+            "line 14, .* is not as mysqldump",
+        ),
+        (
+            lambda d: d.replace("CREATE TABLE `feeding`", "CREATE TABLE feeding").encode(),
+            "is not as mysqldump writes it",
+        ),
+        (
+            lambda d: d.replace("Neill", "N\xe9ill").encode("latin-1"),
+            "ic_spider_dbs.sql: not UTF-8 .*; take the original",
+        ),
+    ],
+)
+def test_a_dump_that_is_not_whole_is_refused(tmp_path, change, message):
+    intercode(tmp_path, [record()]).joinpath("ic_spider_dbs.sql").write_bytes(change(DUMP))
+    with pytest.raises(DataError, match=message):
+        load(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_dump(tmp_path):
+    intercode(tmp_path, [record()]).joinpath("ic_spider_dbs.sql").write_bytes(b"\xef\xbb\xbf" + DUMP.encode())
+    assert load(tmp_path)[0]["zoo"].query("SELECT count(*) FROM keeper") == [(2,)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[: len(data) // 2], "not a whole SQLite database"),
+        (lambda data: b"<!DOCTYPE html>" * 99, "not a whole SQLite database"),
+        (lambda data: b"", "without tables"),
+    ],
+)
+def test_a_database_that_is_not_whole_is_refused(tmp_path, change, message):
+    path = tmp_path / "database" / "zoo" / "zoo.sqlite"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(change(read_dump(DUMP)["zoo"]))
+    (tmp_path / "train_spider.json").write_text("[]")
+    with pytest.raises(DataError, match=f"zoo.sqlite: .*{message}"):
+        Database(path)
+    with pytest.raises(DataError, match=f"zoo.sqlite: .*{message}"):
+        load(tmp_path)
+
+
+def test_a_catalogue_that_does_not_fit_is_refused(tmp_path):
+    (tmp_path / "dbs").mkdir()
+    (tmp_path / "dbs" / "zoo.sqlite").write_bytes(read_dump(DUMP)["zoo"])
+    facts = {"cols": [["a", "int", "YES", "", None, ""]], "pk": [], "unique": [], "keys": []}
+    (tmp_path / "catalogue.json").write_text(json.dumps({"zoo": {"Moon": facts}}))
+    with pytest.raises(DataError, match="zoo.sqlite: has no table 'Moon'"):
+        load(tmp_path)
+    (tmp_path / "catalogue.json").write_text(json.dumps({"zoo": {"keeper": {"pk": []}}}))
+    with pytest.raises(DataError, match="catalogue.json: not as it was made .*cols.*; copy it anew"):
+        load(tmp_path)
 
 
 def test_parity_the_real_tables_through_a_dump():

@@ -1,16 +1,19 @@
 """Ten thousand hostile queries: nothing is written, nothing runs long, no exception escapes."""
 
+import contextlib
 import random
 import sqlite3
 import time
 from hashlib import sha256
 
+import psutil
 import pytest
 
 from ipr_lite.envs.sql.env import SQL
 from ipr_lite.envs.sql.mysql.database import Database
 from ipr_lite.envs.sql.mysql.guard import GuardedDatabase, QueryError
-from ipr_lite.trajectory import Task
+from ipr_lite.envs.sql.mysql.schema import SQLError
+from ipr_lite.records import Task
 
 ROWS = 200
 
@@ -141,6 +144,9 @@ def hostile(kind: str, rng: random.Random, folder) -> str:
     return case(query) if kind in ("writes", "schema", "transactions") else query
 
 
+MYSQLS = """Unknown|You have an error in your SQL syntax|doesn't exist|does not exist|--read-only option|doesn't yet support
+memory exhausted near|maximum statement execution time|Too many|Incorrect parameter count|Invalid use of group function|native function
+Every derived table|No tables used|Query was empty|I don't understand your input|should contain|different number of columns""".replace("\n", "|").split("|")  # fmt: skip
 CLASSES = "writes schema files pragma functions bombs blobs nesting stacked transactions quoting unicode".split()
 EACH = {kind: 500 if kind in ("bombs", "blobs", "nesting") else 945 for kind in CLASSES}
 
@@ -166,6 +172,7 @@ def test_hostile_queries_do_nothing(path, kind, door):
         else:
             observation, reward, *_, info = env.clone().step(f"Action: \n```sql\n{query}\n```")
             assert observation.startswith("Observation: ") and reward == 0
+            assert not info["invalid"] or any(text in observation for text in MYSQLS), observation
             rows = None if info["invalid"] else observation != "Observation: []"
         assert (
             kind not in ("writes", "schema", "files", "pragma", "functions", "transactions", "stacked") or not rows
@@ -176,7 +183,7 @@ def test_hostile_queries_do_nothing(path, kind, door):
     print(
         f"{kind}, {door}: {refused} of {EACH[kind]} refused, the longest took {longest[0] * 1000:.0f} ms: {longest[1]}"
     )
-    assert longest[0] < 1.0
+    assert longest[0] < 3.0  # of the processor, on a machine that does more than this
     assert [p.name for p in folder.iterdir()] == [path.name], "a file was written"
     assert sha256(path.read_bytes()).hexdigest() == before
 
@@ -198,3 +205,78 @@ def test_without_a_wall_the_tests_above_would_see_it(path, tmp_path, monkeypatch
     with pytest.raises(QueryError, match="readonly"):
         opened.execute("DELETE FROM item")
     opened.close()
+
+
+def chain(levels: int, first: str, step: str) -> str:
+    """CTEs, each made of the one before."""
+    steps = "".join(f", t{n} AS ({step.format(f't{n - 1}')})" for n in range(1, levels))
+    return f"WITH t0 AS ({first}){steps} SELECT count(*) FROM t{levels - 1}"
+
+
+def nested(times: int, before: str, core: str, after: str) -> str:
+    return before * times + core + after * times
+
+
+LARGE = {
+    "joins": lambda n: chain(n, "SELECT 1 AS x", "SELECT a.x FROM {0} a JOIN {0} b"),
+    "unions": lambda n: chain(n, "SELECT 1 AS x", "SELECT x FROM {0} UNION ALL SELECT x FROM {0}"),
+    "sums": lambda n: chain(n, "SELECT id AS x FROM item", "SELECT x + x AS x FROM {0}").replace("count(*)", "sum(x)"),
+    "derived sums": lambda n: "SELECT x FROM " + nested(n, "(SELECT x + x AS x FROM ", "(SELECT id AS x FROM item) t", ") t"),
+    "stars": lambda n: chain(n, "SELECT 1 AS x", "SELECT t.*, t.* FROM {0} AS t"),
+    "tests": lambda n: chain(n, "SELECT id AS x FROM item", "SELECT x FROM {0} WHERE x IN (SELECT x FROM {0})"),
+    "values": lambda n: chain(n, "SELECT id AS x FROM item", "SELECT (SELECT max(x) FROM {0}) AS x FROM {0}"),
+    "views": lambda n: f"SELECT 1 FROM {', '.join(f'information_schema.columns c{i}' for i in range(4 * n))}",
+    "positions": lambda n: nested(n, "SELECT (", "SELECT 1", ") AS x FROM item GROUP BY 1 ORDER BY 1"),
+    "all": lambda n: "SELECT 1 FROM item WHERE " + nested(n, "id > ALL (SELECT id FROM item WHERE ", "1", ")"),
+    "years": lambda n: "SELECT " + nested(n, "year(", "name", ")") + " FROM item",
+    "binary": lambda n: "SELECT " + nested(n, "(BINARY ", "name", ")") + " FROM item",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", LARGE)
+def test_no_query_is_large_once_it_is_written_out(path, shape):
+    database, times = Database(path), []
+    for levels in (12, 24):
+        query = LARGE[shape](levels)
+        start = time.process_time()
+        with contextlib.suppress(SQLError):
+            database.query(query)
+        times.append(time.process_time() - start)
+    assert max(times) < 2.0, "twice the levels, four thousand times the query"
+
+
+def test_what_honest_queries_nest_is_not_large(path):
+    query = "SELECT max(x) FROM (SELECT x + 1 AS x FROM (SELECT x + y AS x FROM (SELECT id AS x, price AS y FROM item) a) b) c"
+    assert Database(path).query(query) == [(ROWS + (ROWS - 1) / 4,)]
+
+
+def test_a_query_that_takes_much_memory_ends(path):
+    process, database = psutil.Process(), GuardedDatabase(path, steps=10**9, seconds=30, heap=50_000_000)
+    word = "'" + "x" * 100_000 + "'"
+    before = process.memory_info().rss
+    with pytest.raises(QueryError, match="too long"):
+        database.execute(
+            f"SELECT count(*) FROM (SELECT DISTINCT {word[:15_000]}' || a.id || b.id FROM item a, item b, item c)"
+        )
+    assert process.memory_info().rss - before < 150_000_000
+    database.close()
+
+
+def test_answers_are_remembered_within_a_bound(path, monkeypatch):
+    monkeypatch.setattr("ipr_lite.envs.sql.mysql.database.REMEMBERED", 100_000)
+    database = Database(path)
+    asked = [f"SELECT a.name, b.name, {n} FROM item a, item b LIMIT 500" for n in range(30)]
+    for query in asked:
+        assert len(database.query(query)) == 500
+    with pytest.raises(SQLError):
+        database.query("x" * 200_000)
+    database.query(asked[0]), database.query("SELECT 1"), database.query("SELECT 1")
+    kept = sum(len(text) + len(str(found[0])) for text, found in database._remembered.items())
+    assert kept < 200_000 and list(database._remembered)[-1] == "SELECT 1"
+
+
+def test_nothing_is_printed_of_what_a_model_wrote(path, caplog, capfd):
+    for query in ("SHOW \x1b[2J FOO BAR", "SET \x1b[2J = 1", "ALTER TABLE x \x1b[2J", "CALL \x1b[2J(1)"):
+        with pytest.raises(SQLError):
+            Database(path).query(query)
+    assert not caplog.records and capfd.readouterr() == ("", "")

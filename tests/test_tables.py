@@ -5,6 +5,7 @@ import re
 import pandas as pd
 import pytest
 
+from ipr_lite.methods.base import CAREFUL
 from ipr_lite.study import plots, tables
 from ipr_lite.study.quality import COLUMNS, pair_quality, uncounted
 from ipr_lite.study.results import add_results, keep_rows
@@ -64,6 +65,29 @@ def test_verdicts_come_from_the_intervals(folder):
     assert tables.verdict((-0.2, -0.3, -0.1, 5), -1) == "reproduced"
 
 
+def test_a_method_without_seeds_of_its_own_shows_no_interval(folder):
+    """Every seed plays the same base and the same careful person: five equal numbers are no sure mean."""
+    add_results(folder / "shop_table2.csv", [row(m, s, 0.4) for m in ("base", CAREFUL.name) for s in range(5)], "x")
+    lines = [[cell.strip() for cell in line.split("|")] for line in tables.table2(folder).splitlines()]
+    cells = {line[1]: line[2] for line in lines if len(line) > 2}
+    assert (cells["base"], cells["careful"]) == ("0.400", "0.400")
+    assert cells["sft"].startswith("0.600 ± ") and cells["sft"].endswith("[3]")
+
+
+def test_the_front_figure_has_one_n_and_says_what_the_intervals_say(folder):
+    """ETO has one seed less than the others, so it is not drawn; IPR is above its clone, and below the base."""
+    rows = [row(m, s, level) for m, level in (("base", 0.9), ("random-pairs", 0.5)) for s in range(4)]
+    rows += [row(m, 3, 0.55 + more, iteration=1) for m, more in (("sft", 0.0), ("ipr", 0.1))]
+    add_results(folder / "shop_table2.csv", rows, "x")
+    figure = tables.figures(folder)["worlds"]
+    told = figure.get_suptitle()
+    assert "n = 4 seeds" in told
+    assert told.startswith("IPR is surely better than its clone in shop, surely better than the untrained base nowhere")
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.texts].count("too few seeds") == 4  # sft-long, eto, sft-careful, careful
+    assert [label.get_text() for label in axis.get_yticklabels()][::-1][0] == "base: no training"
+
+
 def test_choosing_on_test_is_shown_as_what_it_adds(folder):
     line = next(line for line in tables.optimism(folder).splitlines() if line.startswith("| ipr"))
     assert "+0.199 (0.197 to 0.201) [3]" in line
@@ -98,7 +122,7 @@ def test_a_comparison_becomes_two_pages(folder, tmp_path):
 
 def contrast(number, agent, expert, outcome, pages=(0.0, 1.0), scorer="sft"):
     rows = []
-    for who, samples, ended, page in (("expert", expert, 1.0, pages[1]), ("agent", agent, outcome, pages[0])):
+    for who, samples, ended, page in (("demonstrator", expert, 1.0, pages[1]), ("agent", agent, outcome, pages[0])):
         rows.append({"env": "shop", "seed": 0, "scorer": scorer, "contrast": number, "id": "a", "step": 2, "who": who,
                      "terminal": 0, "outcome": ended, "page_score": page, "samples": samples})  # fmt: skip
     return rows

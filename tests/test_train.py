@@ -2,31 +2,30 @@
 
 import math
 import random
+from contextlib import contextmanager
+from dataclasses import replace
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from test_families import folder_of
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import DPOTrainer
 from trl.trainer import utils as trl_head
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from ipr_lite import train
 from ipr_lite.batches import plan_batches
 from ipr_lite.chat import Encoded, EncodedPair
-from ipr_lite.engine import trl as train
-from ipr_lite.engine.trl import (
-    AgentTokenCollator,
-    PreferenceSettings,
-    PreferenceTrainer,
-    TrainSettings,
-    health,
-    train_preferences,
-    train_sft,
-)
+from ipr_lite.engine import trl
+from ipr_lite.engine.shared_prompt import Piece, cut, reading
+from ipr_lite.engine.trl import AgentTokenCollator, PreferenceTrainer
 from ipr_lite.losses import agent_logps, ipr_loss
-from ipr_lite.model import load_base
+from ipr_lite.model import load_base, load_tokenizer
+from ipr_lite.train import PreferenceSettings, TrainSettings, health, sides
 
 VOCABULARY = 100
 LORA = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -69,6 +68,12 @@ def precision(request):
     return request.param
 
 
+@pytest.fixture(params=[train, trl], ids=["plain", "trl"])
+def training(request):
+    """The module that trains: both keep the same promises."""
+    return request.param
+
+
 @pytest.fixture
 def policy(base_folder):
     return make_policy(base_folder, "full")
@@ -78,8 +83,8 @@ def make_policy(folder, precision: str, seed: int = 0):
     """A policy whose adapters "default" and "sft" are equal and not zero."""
     base = load_base(str(folder), precision)
     torch.manual_seed(0)  # LoRA draws its first weights
-    policy = get_peft_model(base, LORA)
-    policy.add_adapter("sft", LORA)
+    policy = get_peft_model(base, replace(LORA))
+    policy.add_adapter("sft", replace(LORA))
     shake(policy, "sft", seed)
     copy(policy, "sft", "default")
     return policy.eval()
@@ -115,13 +120,13 @@ def turns(rng: random.Random, n: int, start: int) -> list[int]:
     return mask[:n]
 
 
-def demonstrations(n: int = 12, seed: int = 0) -> list[Encoded]:
+def demonstrations(n: int = 12, seed: int = 0, stretch: int = 1) -> list[Encoded]:
     rng = random.Random(seed)
-    lengths = [rng.randint(10, 30) for _ in range(n)]
+    lengths = [stretch * rng.randint(10, 30) for _ in range(n)]
     return [Encoded([rng.randrange(VOCABULARY - 2) for _ in range(k)], turns(rng, k, 3)) for k in lengths]
 
 
-def preference_pairs(outcome: int = 3, step: int = 9, seed: int = 0) -> list[EncodedPair]:
+def preference_pairs(outcome: int = 3, step: int = 9, seed: int = 0, stretch: int = 1) -> list[EncodedPair]:
     rng = random.Random(seed)
 
     def ids(n):
@@ -129,10 +134,10 @@ def preference_pairs(outcome: int = 3, step: int = 9, seed: int = 0) -> list[Enc
 
     pairs = []
     for k in range(outcome + step):
-        chosen, rejected = ids(rng.randint(5, 16)), ids(rng.randint(5, 16))
+        chosen, rejected = (ids(stretch * rng.randint(5, 16)) for _ in range(2))
         pairs.append(
             EncodedPair(
-                ids(rng.randint(3, 12)),
+                ids(stretch * rng.randint(3, 12)),
                 chosen,
                 rejected,
                 turns(rng, len(chosen), 0),
@@ -169,83 +174,85 @@ def expected_loss(policy, pairs, settings) -> float:
     ).total.item()
 
 
-def whole_batch(trainer) -> dict:
-    size = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
-    return trainer.data_collator([trainer.train_dataset[i] for i in range(size)])
+@contextmanager
+def trl_trainer(policy, tokenizer, pairs, settings):
+    """TRL's trainer as `train_preferences` makes it, and the batch of its first update."""
+    with trl._lent_to_trl(policy, settings), TemporaryDirectory() as folder:
+        trainer = PreferenceTrainer(policy, tokenizer, pairs, settings, folder)
+        size = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
+        yield trainer, trainer.data_collator([trainer.train_dataset[i] for i in range(size)])
 
 
 # --- what carries loss -----------------------------------------------------------------------------------------------
 
 
-def hidden_gradient(policy, loss_of) -> torch.Tensor:
-    """The gradient on the hidden states that the LM head reads: position i carries what predicts token i + 1."""
-    kept = []
+def hidden_gradient(policy, work) -> tuple[list[list[int]], list[torch.Tensor]]:
+    """Rows that the model reads in this work, and the gradients on the hidden states that its LM head reads."""
+    model, read, kept = policy.get_base_model().model, [], []
 
     def keep(module, inputs, output):
         output.retain_grad()
         kept.append(output)
 
-    handle = policy.get_base_model().model.norm.register_forward_hook(keep)
-    loss_of().backward()
-    handle.remove()
-    return kept[0].grad
+    handles = [
+        model.embed_tokens.register_forward_hook(lambda module, inputs, output: read.extend(inputs[0].tolist())),
+        model.norm.register_forward_hook(keep),
+    ]
+    work()
+    for handle in handles:
+        handle.remove()
+    return read, [row for states in kept for row in states.grad]
 
 
-def check_only_agent_tokens(gradient: torch.Tensor, masks: list[list[int]]) -> None:
+def check_only_agent_tokens(gradient: list[torch.Tensor], masks: list[list[int]]) -> None:
+    """Position i carries what predicts token i + 1."""
     for row, mask in zip(gradient, masks, strict=True):
         predicts_agent = mask[1:] + [0] * (row.size(0) - len(mask) + 1)
         assert [bool(x.abs().max() > 0) for x in row] == [bool(m) for m in predicts_agent]
 
 
-def test_sft_gradient_reaches_agent_tokens_only(policy, tokenizer, tmp_path, monkeypatch):
-    examples = demonstrations(4)
-    seen = []
-
-    def look(trainer, progress):
-        batch = whole_batch(trainer)
-        seen.append((batch["input_ids"], hidden_gradient(policy, lambda: trainer.compute_loss(trainer.model, batch))))
-        return []
-
-    monkeypatch.setattr(train, "_train", look)
-    train_sft(policy, tokenizer, examples, TrainSettings(batch_size=4), tmp_path)
-    input_ids, gradient = seen[0]
-    mask_of = {tuple(e.input_ids): e.agent_mask for e in examples}
-    masks = [mask_of[tuple(t for t in row if t != tokenizer.pad_token_id)] for row in input_ids.tolist()]
+def test_sft_gradient_reaches_agent_tokens_only(training, policy, tokenizer):
+    examples = demonstrations(4, seed=1)  # which begin with different tokens
+    settings = TrainSettings(batch_size=4, max_steps=1)
+    read, gradient = hidden_gradient(policy, lambda: training.train_sft(policy, tokenizer, examples, settings))
+    masks = []
+    for row in read:
+        row, mask = [token for token in row if token != tokenizer.pad_token_id], []
+        while len(mask) < len(row):  # several examples may be read one after the other
+            rest = row[len(mask) :]
+            mask += next(e.agent_mask for e in examples if rest[: len(e.input_ids)] == e.input_ids)
+        masks.append(mask)
+    assert sum(map(len, masks)) == sum(len(e.input_ids) for e in examples)
     check_only_agent_tokens(gradient, masks)
     with pytest.raises(AssertionError):  # the check sees a mask of all ones
         check_only_agent_tokens(gradient, [[1] * len(m) for m in masks])
 
 
-def preference_gradient_check(policy, tokenizer, tmp_path):
+def preference_gradient_check(policy, tokenizer):
     pairs = preference_pairs(2, 3)
-    with train._lent_to_trl(policy):
-        trainer = PreferenceTrainer(policy, tokenizer, pairs, PreferenceSettings(sft_on="all_winners"), tmp_path)
-        batch = whole_batch(trainer)
-        gradient = hidden_gradient(policy, lambda: trainer._compute_loss(trainer.model, batch, False))
-    mask_of = {
-        tuple(p.prompt_ids + ids): [0] * len(p.prompt_ids) + mask
-        for p in pairs
-        for ids, mask in ((p.chosen_ids, p.chosen_mask), (p.rejected_ids, p.rejected_mask))
-    }
-    masks = [mask_of[tuple(t for t in row if t != tokenizer.pad_token_id)] for row in batch["input_ids"].tolist()]
+    with trl_trainer(policy, tokenizer, pairs, PreferenceSettings(sft_on="all_winners")) as (trainer, batch):
+        work = lambda: trainer._compute_loss(trainer.model, batch, False).backward()  # noqa: E731
+        read, gradient = hidden_gradient(policy, work)
+    mask_of = {tuple(side.input_ids): side.agent_mask for pair in pairs for side in sides(pair)}
+    masks = [mask_of[tuple(t for t in row if t != tokenizer.pad_token_id)] for row in read]
     check_only_agent_tokens(gradient, masks)
 
 
-def test_preference_gradient_reaches_agent_tokens_only(policy, tokenizer, tmp_path):
-    preference_gradient_check(policy, tokenizer, tmp_path)
+def test_preference_gradient_reaches_agent_tokens_only(policy, tokenizer):
+    preference_gradient_check(policy, tokenizer)
 
 
-def test_preference_gradient_check_sees_the_missing_mask(policy, tokenizer, tmp_path, monkeypatch):
+def test_preference_gradient_check_sees_the_missing_mask(policy, tokenizer, monkeypatch):
     def unmasked(self, examples):
         batch = DataCollatorForPreference.torch_call(self, examples)
         return batch | {"is_outcome": torch.tensor([e["is_outcome"] for e in examples])}
 
     monkeypatch.setattr(AgentTokenCollator, "torch_call", unmasked)
     with pytest.raises(AssertionError):
-        preference_gradient_check(policy, tokenizer, tmp_path)
+        preference_gradient_check(policy, tokenizer)
 
 
-def test_sft_loss_is_the_mean_over_the_batch_s_agent_tokens(policy, tokenizer, tmp_path):
+def test_sft_loss_is_the_mean_over_the_batch_s_agent_tokens(training, policy, tokenizer):
     examples = demonstrations(6)
     total, tokens = 0.0, 0
     for e in examples:
@@ -254,7 +261,7 @@ def test_sft_loss_is_the_mean_over_the_batch_s_agent_tokens(policy, tokenizer, t
             total -= agent_logps(policy(input_ids=ids).logits, ids, mask).item()
         tokens += sum(e.agent_mask)
     for micro in (6, 2):
-        rows = train_sft(policy, tokenizer, examples, TrainSettings(max_steps=1, micro_batch_size=micro), tmp_path)
+        rows = training.train_sft(policy, tokenizer, examples, TrainSettings(max_steps=1, micro_batch_size=micro))
         assert rows[0]["loss"] == pytest.approx(total / tokens, abs=1e-5)
         assert rows[0]["tokens"] == sum(len(e.input_ids) for e in examples)
 
@@ -271,29 +278,29 @@ def test_sft_loss_is_the_mean_over_the_batch_s_agent_tokens(policy, tokenizer, t
         {"w_outcome": 2.0, "w_step": 0.5, "beta": 0.4},
     ],
 )
-def test_first_loss_equals_losses_py(policy, tokenizer, tmp_path, precision, base_folder, options):
+def test_first_loss_equals_losses_py(training, policy, tokenizer, precision, base_folder, options):
     policy = make_policy(base_folder, precision)
     shake(policy, "default", 7)
     pairs, settings = preference_pairs(), PreferenceSettings(updates=1, **options)
     expected = expected_loss(policy, pairs, settings)
-    rows = train_preferences(policy, tokenizer, pairs, settings, tmp_path)
+    rows = training.train_preferences(policy, tokenizer, pairs, settings)
     assert rows[0]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"sft_on": "all_winners", "sft_per": "sequence"}])
-def test_batches_of_one_pass_average_to_losses_py(policy, tokenizer, tmp_path, options):
+def test_batches_of_one_pass_average_to_losses_py(training, policy, tokenizer, options):
     """4 outcome and 12 step pairs in 4 batches of 1 + 3; at rate 0 every batch sees the same policy."""
     shake(policy, "default", 7)
     pairs = preference_pairs(4, 12)
     settings = PreferenceSettings(updates=4, batch_size=4, learning_rate=0.0, **options)
-    rows = train_preferences(policy, tokenizer, pairs, settings, tmp_path)
+    rows = training.train_preferences(policy, tokenizer, pairs, settings)
     expected = expected_loss(policy, pairs, settings)
     assert sum(r["loss"] for r in rows) / 4 == pytest.approx(expected, rel=1e-5)
     assert any(abs(r["loss"] - expected) > 1e-2 for r in rows)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_loss_and_gradient_equal_trl_s_where_trl_can_say_it(policy, tokenizer, tmp_path, seed):
+def test_loss_and_gradient_equal_trl_s_where_trl_can_say_it(policy, tokenizer, seed):
     """All winners, per token, and weights that merge the two DPO means into the one over all pairs.
 
     TRL's side is its unmodified `_compute_loss`, with the attention mask and with the reference's
@@ -302,9 +309,8 @@ def test_loss_and_gradient_equal_trl_s_where_trl_can_say_it(policy, tokenizer, t
     outcome, step = 3, 6
     shake(policy, "default", seed + 10)
     settings = PreferenceSettings(sft_on="all_winners", w_outcome=outcome / 9, w_step=step / 9)
-    with train._lent_to_trl(policy):
-        trainer = PreferenceTrainer(policy, tokenizer, preference_pairs(outcome, step, seed), settings, tmp_path)
-        batch = whole_batch(trainer)
+    pairs = preference_pairs(outcome, step, seed)
+    with trl_trainer(policy, tokenizer, pairs, settings) as (trainer, batch):
         results = []
         trainer.loss_types, trainer.loss_weights, trainer.precompute_ref_logps = ["sigmoid", "sft"], [1.0, 1.0], False
         without_kind = {name: values for name, values in batch.items() if name != "is_outcome"}
@@ -331,16 +337,12 @@ def rough_first_loss(policy, batch) -> float:
     return LN2 - (batch["ref_chosen_logps"].sum() / tokens).item()
 
 
-def test_parts_of_a_batch_train_like_the_batch(base_folder, tokenizer, tmp_path):
+def test_parts_of_a_batch_train_like_the_batch(training, base_folder, tokenizer):
     results = []
     for micro in (8, 2):
         policy = make_policy(base_folder, "full")
-        rows = train_preferences(
-            policy,
-            tokenizer,
-            preference_pairs(),
-            PreferenceSettings(updates=4, batch_size=8, micro_batch_size=micro),
-            tmp_path,
+        rows = training.train_preferences(
+            policy, tokenizer, preference_pairs(), PreferenceSettings(updates=4, batch_size=8, micro_batch_size=micro)
         )
         results.append((rows, {n: w.detach().clone() for n, w in policy.named_parameters() if ".default." in n}))
     (whole, weights), (parts, weights_of_parts) = results
@@ -351,20 +353,65 @@ def test_parts_of_a_batch_train_like_the_batch(base_folder, tokenizer, tmp_path)
         assert torch.allclose(weights[name], weights_of_parts[name], atol=1e-5)
 
 
+def trained(module, policy, tokenizer, run: str, stretch: int = 1, **options):
+    """Rows, and the weights of the adapter after 6 updates of 4."""
+    if run == "sft":
+        settings = TrainSettings(**{"max_steps": 6, "batch_size": 4} | options)
+        rows = module.train_sft(policy, tokenizer, demonstrations(stretch=stretch), settings)
+    else:
+        settings = PreferenceSettings(**{"updates": 6, "batch_size": 4} | options)
+        rows = module.train_preferences(policy, tokenizer, preference_pairs(stretch=stretch), settings)
+    return rows, {name: w.detach().clone() for name, w in policy.named_parameters() if ".default." in name}
+
+
+def off_reference(folder, precision: str = "full"):
+    policy = make_policy(folder, precision)
+    shake(policy, "default", 7)
+    return policy
+
+
+def check_equal(plain, by_trl):
+    (rows, weights), (others, other_weights) = plain, by_trl
+    assert len(rows) == len(others) == 6
+    for row, other in zip(rows, others):
+        assert list(row) == list(other)
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-4)  # a gain is a difference of hundreds of nats
+    assert weights.keys() == other_weights.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, other_weights[name], atol=1e-4, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("run", ["sft", "preferences"])
+def test_plain_and_trl_train_the_same(base_folder, tokenizer, precision, run):
+    results = [trained(module, off_reference(base_folder, precision), tokenizer, run) for module in (train, trl)]
+    check_equal(*results)
+    slower = trained(train, off_reference(base_folder, precision), tokenizer, run, learning_rate=4e-4)
+    with pytest.raises(AssertionError):
+        check_equal(slower, results[1])
+
+
+@pytest.mark.parametrize("run", ["sft", "preferences"])
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "phi3", "qwen3"])
+def test_plain_and_trl_train_other_families_the_same(tmp_path, family, run):
+    """Another size, grouped heads, windows that rows are longer than, capped scores and logits."""
+    folder, tokenizer = folder_of(family, tmp_path), load_tokenizer(str(tmp_path))
+    check_equal(*(trained(module, off_reference(folder), tokenizer, run, stretch=4) for module in (train, trl)))
+
+
 # --- the reference ---------------------------------------------------------------------------------------------------
 
 
-def test_reference_is_the_sft_policy_in_every_round(base_folder, tokenizer, tmp_path, precision):
+def test_reference_is_the_sft_policy_in_every_round(training, base_folder, tokenizer, precision):
     policy = make_policy(base_folder, precision)
     pairs = preference_pairs()
     expected = plain_logps(policy, "sft", pairs)
     settings = PreferenceSettings(updates=6, learning_rate=1e-2, warmup=0.0)
 
-    first = train_preferences(policy, tokenizer, pairs, settings, tmp_path)[0]
+    first = training.train_preferences(policy, tokenizer, pairs, settings)[0]
     assert (first["loss_outcome"], first["loss_step"]) == pytest.approx((LN2, LN2), abs=1e-5)
 
-    with train._lent_to_trl(policy):
-        trainer = PreferenceTrainer(policy, tokenizer, pairs, settings, tmp_path)
+    with trl_trainer(policy, tokenizer, pairs, settings) as (trainer, _):
         found = {
             tuple(row["prompt_ids"]): (row["ref_chosen_logps"], row["ref_rejected_logps"])
             for row in trainer.train_dataset
@@ -372,39 +419,37 @@ def test_reference_is_the_sft_policy_in_every_round(base_folder, tokenizer, tmp_
     for p, chosen, rejected in zip(pairs, *expected):
         assert found[tuple(p.prompt_ids)] == pytest.approx((chosen, rejected), abs=1e-4)
 
-    again = train_preferences(policy, tokenizer, pairs, settings, tmp_path)[0]
+    again = training.train_preferences(policy, tokenizer, pairs, settings)[0]
     assert abs(again["loss_outcome"] - LN2) > 1e-3 and abs(again["loss_step"] - LN2) > 1e-3
 
     # ETO's rule, and what IPR's round 2 would be if "sft" were not copied: ln 2 again.
-    eto = train_preferences(policy, tokenizer, pairs, settings, tmp_path, reference="current")[0]
+    eto = training.train_preferences(policy, tokenizer, pairs, settings, reference="current")[0]
     assert (eto["loss_outcome"], eto["loss_step"]) == pytest.approx((LN2, LN2), abs=1e-5)
 
 
 # --- what training may touch -----------------------------------------------------------------------------------------
 
 
-def test_only_the_adapter_default_changes(base_folder, tokenizer, tmp_path, precision, capsys):
+def test_only_the_adapter_default_changes(training, base_folder, tokenizer, precision, capsys):
     policy = make_policy(base_folder, precision)
     before = {part: snapshot(policy, part) for part in ("default", "sft", None)}
     ids = torch.tensor([[5, 6, 7, 8]])
     calls = []
     for run in ("sft", "preferences"):
         if run == "sft":
-            train_sft(
+            training.train_sft(
                 policy,
                 tokenizer,
                 demonstrations(),
                 TrainSettings(max_steps=3, batch_size=4),
-                tmp_path,
                 lambda done, total: calls.append((done, total)),
             )
         else:
-            train_preferences(
+            training.train_preferences(
                 policy,
                 tokenizer,
                 preference_pairs(),
                 PreferenceSettings(updates=3, batch_size=4),
-                tmp_path,
                 lambda done, total: calls.append((done, total)),
             )
         after = {part: snapshot(policy, part) for part in ("default", "sft", None)}
@@ -421,16 +466,16 @@ def test_only_the_adapter_default_changes(base_folder, tokenizer, tmp_path, prec
 
 
 @pytest.mark.parametrize("run", ["sft", "preferences"])
-def test_same_seed_same_bytes(base_folder, tokenizer, tmp_path, run):
+def test_same_seed_same_bytes(training, base_folder, tokenizer, run):
     def trained(seed):
         policy = make_policy(base_folder, "full")
         if run == "sft":
-            rows = train_sft(
-                policy, tokenizer, demonstrations(), TrainSettings(epochs=2, batch_size=4, seed=seed), tmp_path
+            rows = training.train_sft(
+                policy, tokenizer, demonstrations(), TrainSettings(epochs=2, batch_size=4, seed=seed)
             )
         else:
-            rows = train_preferences(
-                policy, tokenizer, preference_pairs(), PreferenceSettings(updates=4, batch_size=4, seed=seed), tmp_path
+            rows = training.train_preferences(
+                policy, tokenizer, preference_pairs(), PreferenceSettings(updates=4, batch_size=4, seed=seed)
             )
         return rows, snapshot(policy, "default")
 
@@ -438,7 +483,7 @@ def test_same_seed_same_bytes(base_folder, tokenizer, tmp_path, run):
     assert trained(1)[1] != trained(2)[1]
 
 
-def test_an_interrupted_run_changes_nothing(base_folder, tokenizer, tmp_path, precision):
+def test_an_interrupted_run_changes_nothing(training, base_folder, tokenizer, precision):
     policy = make_policy(base_folder, precision)
     before = {part: snapshot(policy, part) for part in ("default", "sft", None)}
 
@@ -447,13 +492,13 @@ def test_an_interrupted_run_changes_nothing(base_folder, tokenizer, tmp_path, pr
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_preferences(policy, tokenizer, preference_pairs(), PreferenceSettings(updates=4), tmp_path, interrupt)
+        training.train_preferences(policy, tokenizer, preference_pairs(), PreferenceSettings(updates=4), interrupt)
     assert {part: snapshot(policy, part) for part in before} == before
     assert set(policy.peft_config) == {"default", "sft"}
-    train_preferences(policy, tokenizer, preference_pairs(), PreferenceSettings(updates=1), tmp_path)
+    training.train_preferences(policy, tokenizer, preference_pairs(), PreferenceSettings(updates=1))
 
 
-def test_no_telemetry(policy, tokenizer, tmp_path, monkeypatch):
+def test_no_telemetry(policy, tokenizer, monkeypatch):
     from trl.trainer import base_trainer
 
     def refuse(**unused):
@@ -461,11 +506,11 @@ def test_no_telemetry(policy, tokenizer, tmp_path, monkeypatch):
 
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setattr(base_trainer, "send_telemetry", lambda *a, **k: refuse())
-    train_sft(policy, tokenizer, demonstrations(4), TrainSettings(max_steps=1), tmp_path)
-    train_preferences(policy, tokenizer, preference_pairs(), PreferenceSettings(updates=1), tmp_path)
+    trl.train_sft(policy, tokenizer, demonstrations(4), TrainSettings(max_steps=1))
+    trl.train_preferences(policy, tokenizer, preference_pairs(), PreferenceSettings(updates=1))
 
 
-def test_the_head_reads_agent_tokens_only(policy, tokenizer, tmp_path, monkeypatch):
+def test_the_head_reads_agent_tokens_only(policy, tokenizer, monkeypatch):
     read, head = [], trl_head._ChunkedLogProbFunction
 
     def spy(hidden, *others):
@@ -473,18 +518,25 @@ def test_the_head_reads_agent_tokens_only(policy, tokenizer, tmp_path, monkeypat
         return head.apply(hidden, *others)
 
     monkeypatch.setattr(trl_head, "_ChunkedLogProbFunction", SimpleNamespace(apply=spy))
-    examples = demonstrations(4)
-    train_sft(policy, tokenizer, examples, TrainSettings(max_steps=1, batch_size=4), tmp_path)
-    assert sum(read) == sum(sum(e.agent_mask) for e in examples) < sum(len(e.input_ids) for e in examples)
+    examples, settings = demonstrations(4), TrainSettings(max_steps=1, batch_size=4)
+    written = sum(sum(e.agent_mask) for e in examples)
+    trl.train_sft(policy, tokenizer, examples, settings)
+    assert sum(read) == written < sum(len(e.input_ids) for e in examples)
     assert not trl_head._use_triton(torch.device("cpu")), "TRL is given back as it was"
+    read.clear()
+    lm_head = policy.get_base_model().lm_head
+    handle = lm_head.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].shape[:-1].numel()))
+    train.train_sft(policy, tokenizer, examples, settings)
+    handle.remove()
+    assert sum(read) == written
 
 
-def test_gradient_checkpointing_changes_memory_only(base_folder, tokenizer, tmp_path):
+def test_gradient_checkpointing_changes_memory_only(training, base_folder, tokenizer):
     results = []
     for on in (False, True):
         policy = make_policy(base_folder, "full")
-        rows = train_preferences(
-            policy, tokenizer, preference_pairs(), PreferenceSettings(updates=2, gradient_checkpointing=on), tmp_path
+        rows = training.train_preferences(
+            policy, tokenizer, preference_pairs(), PreferenceSettings(updates=2, gradient_checkpointing=on)
         )
         assert not policy.get_base_model().is_activation_checkpointing
         results.append(rows)
@@ -492,35 +544,110 @@ def test_gradient_checkpointing_changes_memory_only(base_folder, tokenizer, tmp_
         assert a == pytest.approx(b, abs=1e-5)
 
 
+def read_with_gradients(policy, rows, read):
+    """Log-probabilities, and the gradient of their sum weighted by 1, 2, 3, ..."""
+    found = read(policy, rows)
+    policy.zero_grad()
+    (found * torch.arange(1.0, len(rows) + 1)).sum().backward()
+    gradient = torch.cat([w.grad.flatten() for w in policy.parameters() if w.grad is not None])
+    return found.detach(), gradient
+
+
+def rows_that_begin_alike() -> list[Encoded]:
+    """Two sides of pairs, pairs whose prompt continues another's, a row that is another's beginning, and one twice."""
+    pairs = preference_pairs(1, 3, stretch=4)
+    longer = replace(pairs[1], prompt_ids=pairs[0].prompt_ids + pairs[0].chosen_ids[:9] + pairs[1].prompt_ids)
+    rows = [side for pair in (*pairs, longer) for side in sides(pair)]
+    whole = rows[0]
+    written = [i for i, mine in enumerate(whole.agent_mask) if mine]
+    return [*rows, Encoded(whole.input_ids[: written[-1]], whole.agent_mask[: written[-1]]), rows[2]]
+
+
+def check_shared_reading(policy):
+    rows = rows_that_begin_alike()
+    plain = read_with_gradients(policy, rows, train.log_probabilities)
+    by_hand = [
+        agent_logps(
+            policy(input_ids=torch.tensor([r.input_ids])).logits, *map(torch.tensor, ([r.input_ids], [r.agent_mask]))
+        )
+        for r in rows
+    ]
+    torch.testing.assert_close(plain[0], torch.cat(by_hand).detach(), atol=1e-4, rtol=1e-5)
+    with reading(policy, 200) as read:
+        shared = read_with_gradients(policy, rows, read)
+    torch.testing.assert_close(shared[0], plain[0], atol=2e-4, rtol=1e-5)
+    assert (shared[1] - plain[1]).norm() < 1e-4 * plain[1].norm()
+    after = read_with_gradients(policy, rows, train.log_probabilities)
+    assert torch.equal(after[0], plain[0]), "the model is given back as it was"
+
+
+def test_shared_reading_is_the_reading_of_each_row(base_folder, precision):
+    check_shared_reading(off_reference(base_folder, precision))
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "phi3", "qwen3"])
+def test_shared_reading_of_other_families(tmp_path, family):
+    check_shared_reading(off_reference(folder_of(family, tmp_path)))
+
+
+def test_what_begins_alike_is_read_once():
+    pieces, path = cut([[1, 2, 3, 4], [1, 2, 5], [1, 2], [6], [1, 2, 3, 7]])
+    assert [(p.tokens, p.before, p.start) for p in pieces] == [
+        ([1, 2], [], 0), ([3], [0], 2), ([4], [0, 1], 3), ([7], [0, 1], 3), ([5], [0], 2), ([6], [], 0),
+    ]  # fmt: skip
+    assert path == [[0, 1, 2], [0, 4], [0], [5], [0, 1, 3]]
+    mask = pieces[4].mask(None, torch.zeros(1))
+    assert mask.tolist() == [[0.0, 0.0, 0.0]]
+    mask = Piece([1, 2], [0], 2).mask(2, torch.zeros(1))
+    assert mask.tolist() == [[-math.inf, 0, 0, -math.inf], [-math.inf, -math.inf, 0, 0]]
+
+
+def test_training_stops_at_the_first_number_that_is_not_finite(training, base_folder, tokenizer):
+    def stops(match, run, policy, **options):
+        before = snapshot(policy, "default")
+        with pytest.raises(FloatingPointError, match=match):
+            trained(training, policy, tokenizer, run, **options)
+        assert snapshot(policy, "default") == before
+
+    as_before = "; the policy is as before the first update. Lower learning_rate"
+    stops("^update 1: the loss is nan" + as_before, "preferences", off_reference(base_folder), beta=math.nan)
+    stops(
+        "^update 2: the largest weight is (nan|inf)" + as_before, "sft", off_reference(base_folder), learning_rate=1e39
+    )
+    steep = off_reference(base_folder)
+    steep.get_base_model().model.norm.register_full_backward_hook(lambda module, gradient, _: (gradient[0] * math.inf,))
+    stops("^update 1: the gradient's norm is (nan|inf)" + as_before, "sft", steep)
+
+
 # --- what is refused, dropped, planned, warned about -----------------------------------------------------------------
 
 
-def test_too_long_is_an_error_or_a_counted_drop(policy, tokenizer, tmp_path):
+def test_too_long_is_an_error_or_a_counted_drop(training, policy, tokenizer):
     examples = demonstrations()
     limit = sorted(len(e.input_ids) for e in examples)[-3]
     kept = [e for e in examples if len(e.input_ids) <= limit]
     with pytest.raises(ValueError, match=f"are longer than max_length={limit} tokens"):
-        train_sft(policy, tokenizer, examples, TrainSettings(max_length=limit), tmp_path)
-    rows = train_sft(
-        policy, tokenizer, examples, TrainSettings(max_length=limit, too_long="drop", max_steps=1), tmp_path
+        training.train_sft(policy, tokenizer, examples, TrainSettings(max_length=limit))
+    rows = training.train_sft(
+        policy, tokenizer, examples, TrainSettings(max_length=limit, too_long="drop", max_steps=1)
     )
     assert rows[0]["dropped"] == len(examples) - len(kept) > 0
     assert rows[0]["tokens"] == sum(len(e.input_ids) for e in kept)
     pairs = preference_pairs()
     longest = max(len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in pairs)
     with pytest.raises(ValueError, match="raise max_length"):
-        train_preferences(policy, tokenizer, pairs, PreferenceSettings(max_length=longest - 1), tmp_path)
-    rows = train_preferences(
-        policy, tokenizer, pairs, PreferenceSettings(max_length=longest - 1, too_long="drop", updates=1), tmp_path
+        training.train_preferences(policy, tokenizer, pairs, PreferenceSettings(max_length=longest - 1))
+    rows = training.train_preferences(
+        policy, tokenizer, pairs, PreferenceSettings(max_length=longest - 1, too_long="drop", updates=1)
     )
     assert rows[0]["dropped"] >= 1
 
 
-def test_unusable_input_is_refused_by_name(policy, tokenizer, tmp_path):
+def test_unusable_input_is_refused_by_name(training, policy, tokenizer):
     def refused(match, pair=None, **options):
         with pytest.raises(ValueError, match=match):
-            train_preferences(
-                policy, tokenizer, [pair] if pair else preference_pairs(), PreferenceSettings(**options), tmp_path
+            training.train_preferences(
+                policy, tokenizer, [pair] if pair else preference_pairs(), PreferenceSettings(**options)
             )
 
     refused("kind of pair 0 must be one of outcome, step", EncodedPair([1], [2], [3], [1], [1], "other"))
@@ -531,7 +658,7 @@ def test_unusable_input_is_refused_by_name(policy, tokenizer, tmp_path):
     refused("must divide", batch_size=4, micro_batch_size=3)
     refused("sft_on must be one of", sft_on="everything")
     with pytest.raises(ValueError, match="the list is empty"):
-        train_sft(policy, tokenizer, [], TrainSettings(), tmp_path)
+        training.train_sft(policy, tokenizer, [], TrainSettings())
     policy.delete_adapter("sft")
     refused('no adapter "sft"')
     assert set(policy.peft_config) == {"default"}

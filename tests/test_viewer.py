@@ -7,11 +7,18 @@ import re
 import pytest
 
 from ipr_lite.evaluation import summarize, write_metrics
-from ipr_lite.jsonl import write_whole
-from ipr_lite.records import Pair, StepReward, write_pairs, write_step_rewards
+from ipr_lite.records import (
+    Pair,
+    StepReward,
+    Task,
+    Trajectory,
+    write_pairs,
+    write_step_rewards,
+    write_trajectories,
+    write_whole,
+)
 from ipr_lite.study.report import report
 from ipr_lite.study.viewer import page, pair_html, trajectory_html
-from ipr_lite.trajectory import Task, Trajectory, write_trajectories
 
 EVIL = "</pre><script>alert(\"1\")</script><img src=x onerror='x'>"
 
@@ -59,15 +66,17 @@ def is_safe(html: str) -> bool:
 
 def test_what_a_model_wrote_is_escaped_in_a_trajectory():
     shown = episode(1, EVIL, 0.5, text=EVIL)
-    html = page(EVIL, trajectory_html(shown, scored(shown, "agent", [0.1, 0.9]) + scored(shown, "expert", [0.5]), EVIL))
-    assert is_safe(html) and html.count("&lt;script&gt;alert(&quot;1&quot;)") > 5
-    assert "onerror=&#x27;x&#x27;" in html
+    html = page(
+        EVIL, trajectory_html(shown, scored(shown, "agent", [0.1, 0.9]) + scored(shown, "demonstrator", [0.5]), EVIL)
+    )
+    assert is_safe(html) and html.count("&lt;script&gt;alert(&#34;1&#34;)") > 5
+    assert "onerror=&#39;x&#39;" in html
 
 
-@pytest.mark.parametrize("agent", ["expert", "expert-habitual"])
+@pytest.mark.parametrize("agent", ["demonstrator", "habitual"])
 def test_a_trajectory_shows_every_step_with_its_reward_in_number_and_colour(agent):
     shown = episode(1, agent, 1.0)
-    html = trajectory_html(shown, scored(shown, "expert", [0.0, 1.0, 0.5]) + scored(shown, "agent", [0.25]))
+    html = trajectory_html(shown, scored(shown, "demonstrator", [0.0, 1.0, 0.5]) + scored(shown, "agent", [0.25]))
     assert html.count('<details class="step"') == 3
     assert "#d55e00" in html.split("</style>")[1] and "border-left-color:#0072b2" in html
     assert "0.50 (of 2)" in html and "The agent would have done this, step reward 0.25 (of 2)" in html
@@ -76,11 +85,11 @@ def test_a_trajectory_shows_every_step_with_its_reward_in_number_and_colour(agen
 
 
 def test_a_pair_stands_side_by_side_with_its_rewards():
-    html = pair_html(pairs(episode(1, "expert", 1.0))[1])
+    html = pair_html(pairs(episode(1, "demonstrator", 1.0))[1])
     assert is_safe(html)
     assert "step reward 0.900, outcome 1.000" in html and "step reward 0.800, outcome 0.200" in html
     assert html.count('class="chosen"') == html.count('class="rejected"') == 1
-    assert "not known" in pair_html(pairs(episode(1, "expert", 1.0))[0])
+    assert "not known" in pair_html(pairs(episode(1, "demonstrator", 1.0))[0])
 
 
 def make_run(folder, text: str = "mug", n: int = 30):
@@ -89,11 +98,11 @@ def make_run(folder, text: str = "mug", n: int = 30):
     config = {"env": "shop", "scale": "tiny", "seed": 3, "iterations": 2, "quick": True, "model": None, "note": text}
     write_whole(folder / "config.json", json.dumps(config))
     write_whole(folder / "manifest.json", json.dumps({"commit": "abc", "versions": {"torch": "2"}}))
-    demonstrations = [episode(i, "expert", 0.8, "train", text) for i in range(4)]
+    demonstrations = [episode(i, "demonstrator", 0.8, "train", text) for i in range(4)]
     write_trajectories(folder / "demonstrations.jsonl", demonstrations)
     write_whole(folder / "sft_log.csv", "step,loss\n" + "".join(f"{i},{2 / (i + 1):.4f}\n" for i in range(20)))
-    expert = [s for d in demonstrations for s in scored(d, "expert", [0.5, 0.7, 0.8])]
-    write_step_rewards(folder / "expert_step_rewards.jsonl", expert)
+    expert = [s for d in demonstrations for s in scored(d, "demonstrator", [0.5, 0.7, 0.8])]
+    write_step_rewards(folder / "demonstration_step_rewards.jsonl", expert)
     for number in (1, 2):
         inside = folder / f"iteration-{number}"
         write_trajectories(inside / "explorations.jsonl", [episode(i, "sft", 0.4, "train", text) for i in range(4)])
@@ -110,7 +119,7 @@ def make_run(folder, text: str = "mug", n: int = 30):
                  f"{0.5 + i / 60:.3f},{i / 50:.3f},{-20 + i / 40:.3f},{-21 - i / 10:.3f}" for i in range(25)]  # fmt: skip
         write_whole(inside / "train_log.csv", "\n".join([columns, *lines]) + "\n")
     rows = []
-    for agent, mean in (("base", 0.3), ("sft", 0.55), ("ipr-1", 0.65), ("ipr", 0.75), ("expert", 0.85)):
+    for agent, mean in (("base", 0.3), ("sft", 0.55), ("ipr-1", 0.65), ("ipr", 0.75), ("careful", 0.85)):
         did = [episode(i, agent, round(min(1, max(0, draw.gauss(mean, 0.2))), 3)) for i in range(n)]
         write_trajectories(folder / "evaluations" / f"{agent}-test.jsonl", did)
         rows.append(summarize(did, agent, "test"))
@@ -126,8 +135,8 @@ def test_the_report_of_a_whole_run_tells_the_gain_and_shows_everything(tmp_path)
     html = path.read_text(encoding="utf-8")
     assert path.name == "report.html" and is_safe(html) and len(html) < 1_500_000
     for part in ("IPR (ipr-2, chosen on dev)", "Task by task the difference is", "n = 30 tasks", "lies above zero",
-                 "The expert gets", "agent wins", "Three pairs", "the chosen log-probability falls",
-                 "python -m ipr_lite run --env shop --scale tiny --seed 3 --quick", "&quot;commit&quot;"):  # fmt: skip
+                 "The careful person gets", "agent wins", "Three pairs", "the chosen log-probability falls",
+                 "python -m ipr_lite run --seed 3 --out ", "&#34;commit&#34;"):  # fmt: skip
         assert part in html, part
     assert html.count("<img ") == 5 and html.count('class="sides"') == 3
     assert ">missing<" not in html

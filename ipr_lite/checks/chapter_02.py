@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, conversation, say_right
-from ipr_lite.trajectory import Task, Trajectory
+from ipr_lite.records import Task, Trajectory
 
 # A conversation for the mask: (role, header, content). An agent's turn ends with END; the second
 # observation quotes the agent's header, which a search for headers would fall for.
@@ -124,4 +124,4 @@ def _trajectory(asked: list[str], actions: list[str]):
     task = Task(
         "t", "shop", "train", "buy red tea", {"goal_options": asked, "option_kinds": ["color", "count"][: len(asked)]}
     )
-    return Trajectory(task, conversation(actions), 1.0, True, "expert")
+    return Trajectory(task, conversation(actions), 1.0, True, "demonstrator")

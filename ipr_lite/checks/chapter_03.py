@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import count
 
 from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, conversation, say_right
-from ipr_lite.trajectory import Task, Trajectory
+from ipr_lite.records import Task, Trajectory
 
 _EASILY_MISSED = (
     "is a `return` missing? Any two trips may be the two, not neighbours alone",

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, say_right
 
 
-def wrong_rate(expert: Sequence[float], agent: Sequence[float], n: int) -> float:
-    """The chance that n rollouts each rank the agent's action above the expert's, exactly.
+def wrong_rate(demonstrator: Sequence[float], agent: Sequence[float], n: int) -> float:
+    """The chance that n rollouts each rank the agent's action above the demonstrator's, exactly.
 
-    `expert` and `agent` are the outcomes that a rollout after each action may have, all equally
+    `demonstrator` and `agent` are the outcomes that a rollout after each action may have, all equally
     likely. Equal means make no pair: the chance is among the pairs that are made.
     """
     higher = lower = 0.0
     for a, chance_a in _sums(agent, n).items():
-        for e, chance_e in _sums(expert, n).items():
+        for e, chance_e in _sums(demonstrator, n).items():
             if abs(a - e) > 1e-9:
                 higher += chance_a * chance_e * (a > e)
                 lower += chance_a * chance_e * (a < e)
@@ -30,20 +30,20 @@ def samples_needed(needed: Callable[[list[float], list[float], float], int]) -> 
         ([1.0, 0.75, 0.75, 0.5], [0.75, 0.75, 0.5, 0.5], 0.095),
         ([1.0], [0.5, 0.75], 0.10),
     ]
-    for expert, agent, limit in cases:
-        found = attempt(needed, expert, agent, limit)
+    for demonstrator, agent, limit in cases:
+        found = attempt(needed, demonstrator, agent, limit)
         if found is NOTHING:
             return
-        shown = f"expert {expert}, agent {agent}, under {limit:.0%}"
+        shown = f"demonstrator {demonstrator}, agent {agent}, under {limit:.0%}"
         if isinstance(found, bool) or not isinstance(found, int) or found < 1:
             raise WrongAnswer(f"{shown}: you gave {found!r}; give a whole number of rollouts, 1 or more")
         # A simulation may be off by a little: half a percentage point is let pass.
-        rate = wrong_rate(expert, agent, found)
+        rate = wrong_rate(demonstrator, agent, found)
         if rate >= limit + 0.005:
             raise WrongAnswer(
                 f"{shown}: with N = {found} still {rate:.1%} of the pairs are wrong; more are needed (equal means make no pair, and count neither way)"
             )
-        fewer = wrong_rate(expert, agent, found - 1) if found > 1 else 1.0
+        fewer = wrong_rate(demonstrator, agent, found - 1) if found > 1 else 1.0
         if fewer < limit - 0.005:
             raise WrongAnswer(f"{shown}: N = {found} is more than needed; with {found - 1} only {fewer:.1%} are wrong")
     say_right("enough rollouts, and not one too many")

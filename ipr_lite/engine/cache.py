@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ipr_lite.engine.attention import attend, attend_plainly, join
+from ipr_lite.model import unknown_attention
 
 SHORTEST = 128
 """Tokens that the smallest place for a branch has room for."""
@@ -272,14 +273,6 @@ def _branches(module, query, key, value, attention_mask, scaling=None, sliding_w
 
 
 AttentionInterface.register("branches", _branches)
-
-
-def unknown_attention(config, what: str) -> NotImplementedError:
-    """The error that refuses a model."""
-    return NotImplementedError(
-        f"rollouts do not know {what}, which models of type {config.model_type!r} have; take one with full or "
-        "sliding-window attention in all layers, such as Llama, Qwen2, Qwen3, Gemma 2, Gemma 3 (text) or Phi-3"
-    )
 
 
 def check_attention(causal, max_length: int):

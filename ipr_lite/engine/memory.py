@@ -17,10 +17,12 @@ from torch.utils._pytree import tree_map_only
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Qwen2Config
 
 from ipr_lite.batches import parts_of
+from ipr_lite.config import Scale
 from ipr_lite.engine.cache import SHORTEST, capacity_for
 from ipr_lite.engine.lookup import most_guesses
+from ipr_lite.engine.merge import MERGED_BELOW
 from ipr_lite.engine.rollouts import TOKENS_A_PASS
-from ipr_lite.model import MERGED_BELOW, Scale, add_adapters
+from ipr_lite.model import add_adapters
 
 STAGES = ("sft", "rollouts", "train")
 """Exploring, scoring and evaluating are `rollouts`; `train` is the training on pairs."""

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from ipr_lite.config import Config
+from ipr_lite.config import Config, Scale
 from ipr_lite.engine.memory import config_of, expected
-from ipr_lite.model import Scale, pick_device
+from ipr_lite.model import pick_device
 
 FRAGMENTS = "PYTORCH_ALLOC_CONF=expandable_segments:True"
 """An environment variable by which torch takes memory from CUDA in pieces that it can join again."""
@@ -68,14 +68,14 @@ def ran_out(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def with_advice(stage: str):
-    """Of a method of `Run`: where it runs out of memory, it raises OutOfMemory, which says what would help."""
+def with_advice(stage: str, run):
+    """Of a function that a run calls: where it runs out of memory, it raises OutOfMemory, which says what would help."""
 
-    def decorate(method):
-        @functools.wraps(method)
-        def guarded(run, *args, **kwargs):
+    def decorate(function):
+        @functools.wraps(function)
+        def guarded(*args, **kwargs):
             try:
-                return method(run, *args, **kwargs)
+                return function(*args, **kwargs)
             except RuntimeError as error:
                 if not ran_out(error):
                     raise

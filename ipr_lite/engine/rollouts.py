@@ -3,13 +3,13 @@
 An episode is an environment and the messages so far. Six things make a batch of them fast:
 
 1. The cache lives as long as the episode. An observation is appended to it; no history is ever
-   encoded twice (`branches.py`).
-2. The conversation that several episodes begin with (those of all steps of one expert trajectory)
+   encoded twice (`cache.py`).
+2. The conversation that several episodes begin with (those of all steps of one demonstration)
    is encoded once, as a trunk, and its keys and values are read once for all of them.
 3. Samples of one step are one row of the batch until they differ: what they have in common is
    computed once. Each still draws its own tokens, so nothing is sampled otherwise than alone.
-4. Rows that come to the same history become one row again; what follows the expert to the letter is on the trunk.
-5. Several tokens are read in one pass where they can be guessed (`guesses.py`).
+4. Rows that come to the same history become one row again; what follows the demonstrator to the letter is on the trunk.
+5. Several tokens are read in one pass where they can be guessed (`lookup.py`).
 6. A finished episode leaves its row to a waiting one.
 
 Every row of the batch holds one history and has its own length; `pending` are its tokens that the
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -30,8 +29,8 @@ from ipr_lite.chat import Chat
 from ipr_lite.engine.cache import Branch, Forest, Trunk, check_attention
 from ipr_lite.engine.lookup import Guesses, agreed, most_guesses
 from ipr_lite.envs.base import TextEnv
-from ipr_lite.rollout import Episode, played
-from ipr_lite.trajectory import Message, Trajectory
+from ipr_lite.records import Message, Trajectory
+from ipr_lite.rollout import Episode, played, take
 
 TOKENS_A_PASS = 2048
 """About so many tokens are read in one pass: enough to keep a processor busy, few enough for its caches."""
@@ -120,7 +119,7 @@ class Rollouts:
     off, a pass reads no token that is not certain. Both change the time alone (and, as a batch does, the last bits of
     float32: a draw on the very border of two tokens may fall on the other side).
 
-    Raises NotImplementedError for a model whose attention is not that of `branches.py`.
+    Raises NotImplementedError for a model whose attention is not that of `cache.py`.
     Counts what it did: `actions_taken` and `tokens_written` by the episodes, `tokens_read` by the model in `passes`.
     """
 
@@ -143,7 +142,7 @@ class Rollouts:
         self.share, self.guess = share, guess
         self.causal = model.get_base_model() if hasattr(model, "get_base_model") else model
         check_attention(self.causal, max_length)
-        self.actions_taken = self.tokens_written = self.tokens_read = self.passes = 0
+        self.actions_taken = self.tokens_written = self.overflowed = self.tokens_read = self.passes = 0
 
     @torch.inference_mode()
     def play(self, episodes: list[Episode], progress: Callable[[int, int], None] | None = None) -> list[Trajectory]:
@@ -151,8 +150,8 @@ class Rollouts:
 
         `extra` of a trajectory holds `invalid` (actions the world did not accept), `tokens`
         (generated), `terminated`, and, where it applies, `overflow` (the next observation did not
-        fit `max_length`: reward 0), `stopped` (by the episode's `stop`: reward 0) or `error` (the
-        environment raised: reward 0, traceback kept).
+        fit `max_length`: reward 0) or `stopped` (by the episode's `stop`: reward 0). Raises WorldError where
+        a world fails.
         """
         self.model.eval()
         self.finished: list[Trajectory | None] = [None] * len(episodes)
@@ -299,11 +298,9 @@ class Rollouts:
         row.turn = []
         if not self._go_on(row, message):
             return
-        try:
-            observation, reward, terminated, truncated, info = row.env.step(message)
-        except Exception:
-            self._remove(row, 0.0, False, error=traceback.format_exc())
-            return
+        step = sum(m["role"] == "assistant" for m in row.messages)
+        task = row.samples[0].episode.task
+        observation, reward, terminated, truncated, info = take(row.env, task, step, message)
         row.invalid += bool(info["invalid"])
         if terminated or truncated:
             self._remove(row, reward, info["success"], terminated=terminated)
@@ -320,7 +317,7 @@ class Rollouts:
             self.rows.remove(row)
             self.forest.drop(row.branch)
         elif row.follows:
-            # It did as the expert, to the letter: the trunk holds all of its history.
+            # It did as the demonstrator, to the letter: the trunk holds all of its history.
             row.branch.length, row.branch.visible = 0, len(row.history) - 1
             row.pending = row.pending[-1:]
 
@@ -384,6 +381,7 @@ class Rollouts:
             episode, tokens = sample.episode, row.tokens + sample.tokens
             self.actions_taken += sum(m["role"] == "assistant" for m in row.messages[len(episode.messages) :])
             self.tokens_written += tokens
+            self.overflowed += bool(extra.get("overflow"))
             self.finished[sample.order] = played(
                 episode, list(row.messages), self.agent, reward, success,
                 invalid=row.invalid + sample.invalid, tokens=tokens, **extra,

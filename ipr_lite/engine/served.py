@@ -8,38 +8,35 @@ distribution is that of `Rollouts`, the tokens are not. Finished episodes go to 
 from __future__ import annotations
 
 import json
-import os
-import traceback
+import threading
 import warnings
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 import openai
 
 from ipr_lite.chat import Chat
-from ipr_lite.jsonl import read_as
-from ipr_lite.rollout import Episode, played, stable_seed
-from ipr_lite.trajectory import Message, Trajectory
-
-PLAIN_SAMPLING = (
-    {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0},
-    {"generation_config": json.dumps({"do_sample": True, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0})},
-    {},
+from ipr_lite.engine.answers import (
+    ServerError,
+    api_key,
+    busy,
+    json_object,
+    line,
+    read_answer,
+    remedy_of,
+    status_of,
+    too_long,
 )
-"""How to ask for the plain softmax, where a server would cut its tail or penalize words unasked: vLLM, SGLang and llama.cpp
-know the first, `transformers serve` the second. One that refuses the fields of one is asked with the next."""
+from ipr_lite.records import Message, Trajectory, read_as
+from ipr_lite.rollout import Episode, played, stable_seed
 
-TOO_LONG = ("context length", "context_length", "context size", "context window", "maximum model length")
-"""What servers call a history that does not fit."""
-
-NO_ANSWER = (AttributeError, IndexError, TypeError, ValueError)
-"""How the client fails on a page that is no answer at all."""
-
-
-class ServerError(RuntimeError):
-    """The server cannot be reached, lacks the model or refuses a request; the message ends with the remedy."""
+SAMPLING = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""How to ask for the plain softmax, where a server would cut its tail or penalize words unasked."""
+AS_CONFIG = {"generation_config": json.dumps({"do_sample": True, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0})}
+"""The same for `transformers serve`, which refuses SAMPLING."""
+MERGE = "serve a checkpoint that `python -m ipr_lite merge` writes"
 
 
 class ServedRollouts:
@@ -68,41 +65,43 @@ class ServedRollouts:
     ):
         self.url, self.model, self.chat, self.agent = url.rstrip("/"), model, chat, agent
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
-        self.max_length, self.batch_size = max_length, batch_size
+        self.max_length, self.batch_size, self.retries = max_length, batch_size, retries
         self.adapter, self.journal = adapter, journal
-        key = os.environ.get("OPENAI_API_KEY") or "none"
-        self.client = openai.OpenAI(base_url=self.url, api_key=key, max_retries=retries)
-        self.sampling = 0
-        self.actions_taken = self.tokens_written = 0
+        self.key = api_key()
+        self.client = openai.OpenAI(base_url=self.url, api_key=self.key, max_retries=0)
+        self.extra = SAMPLING | ({"chat_template_kwargs": chat.constants} if chat.constants else {})
+        self.stop, self.warned = threading.Event(), set()
+        self.actions_taken = self.tokens_written = self.overflowed = 0
 
     def play(self, episodes: list[Episode], progress: Callable[[int, int], None] | None = None) -> list[Trajectory]:
         """Play every episode to its end; trajectories in the order of `episodes`, with the `extra` of `Rollouts.play`.
 
-        Greedily, one history is asked about once, however many episodes share it. Raises ServerError; the journal then
-        holds what is finished.
+        Greedily, one history is asked about once, however many episodes share it. Raises ServerError, and RuntimeError
+        where a world fails; the journal then holds what is finished.
         """
         known = read_journal(self.journal)
         talks = [_Talk(episode, self._key(episode), list(episode.messages)) for episode in episodes]
         for talk in talks:
             talk.trajectory = known.get(talk.key)
         waiting = [talk for talk in talks if talk.trajectory is None][::-1]
-        if waiting:
-            self._find_model()
         self.asked: dict[tuple, Future] = {}
         self.playing: dict[Future, list[_Talk]] = {}
-        self.pool = ThreadPoolExecutor(self.batch_size)
+        self.stop.clear()
+        if waiting:
+            self._find_model()
         try:
             while waiting or self.playing:
                 while waiting and sum(map(len, self.playing.values())) < self.batch_size:
                     self._go_on(waiting.pop())
                 # Worlds are stepped in this thread alone: SQLite's connections belong to the thread that made them.
-                for future in wait(self.playing, return_when=FIRST_COMPLETED).done:
+                # Windows hears Ctrl-C between two waits only.
+                for future in wait(self.playing, 1, FIRST_COMPLETED).done:
                     for talk in self.playing.pop(future):
                         self._take(talk, future.result())
                 if progress:
                     progress(sum(talk.trajectory is not None for talk in talks), len(talks))
         finally:
-            self.pool.shutdown(wait=False, cancel_futures=True)
+            self.stop.set()
         for talk in talks:
             said = talk.trajectory.messages[len(talk.episode.messages) :]
             self.actions_taken += sum(message["role"] == "assistant" for message in said)
@@ -117,16 +116,30 @@ class ServedRollouts:
 
     def _go_on(self, talk: _Talk):
         """Ask for the next message of an episode, or end it where its history is too long."""
-        if len(self.chat.prompt(talk.messages)) + self.max_new_tokens > self.max_length:
+        length = len(self.chat.prompt(talk.messages))
+        if length + self.max_new_tokens > self.max_length:
             return self._end(talk, overflow=True)
         history = tuple(message["content"] for message in talk.messages)
         future = self.asked.get(history)
         if future is None:
             seed = stable_seed(talk.episode.seed, talk.episode.task.id, len(history)) % 2**31
-            future = self.pool.submit(self._ask, list(talk.messages), seed)
+            future = self._begin(list(talk.messages), length, seed)
             if self.temperature == 0:
                 self.asked[history] = future
         self.playing.setdefault(future, []).append(talk)
+
+    def _begin(self, *asked) -> Future:
+        """Ask in a thread of its own, for which, unlike a pool's, nobody waits when the program is stopped."""
+        future = Future()
+
+        def ask():
+            try:
+                future.set_result(self._ask(*asked))
+            except Exception as error:
+                future.set_exception(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        return future
 
     def _take(self, talk: _Talk, answer: tuple[str, int] | None):
         """Hand a message to the world, and go on or end; None: the history did not fit the server's context."""
@@ -140,8 +153,12 @@ class ServedRollouts:
             return self._end(talk, stopped=True)
         try:
             observation, reward, terminated, truncated, info = talk.episode.env.step(message)
-        except Exception:
-            return self._end(talk, error=traceback.format_exc())
+        except Exception as error:
+            task, step = talk.episode.task, sum(said["role"] == "assistant" for said in talk.messages)
+            raise RuntimeError(
+                f"the world {task.env} failed in task {task.id!r}, step {step}, at {line(message)!r} "
+                f"({type(error).__name__}: {error}); mend it, and give the same command again"
+            ) from error
         talk.invalid += bool(info["invalid"])
         if terminated or truncated:
             return self._end(talk, reward, info["success"], terminated=terminated)
@@ -155,97 +172,109 @@ class ServedRollouts:
         if self.journal:
             _append(self.journal, talk.key, talk.trajectory)
 
-    def _ask(self, messages: list[Message], seed: int) -> tuple[str, int] | None:
-        """The next message and its number of tokens; None where the server says that the history does not fit."""
-        drawn = {"seed": seed} if self.temperature > 0 else {}
-        for number, sampling in enumerate(PLAIN_SAMPLING):
-            if number < self.sampling:
-                continue
-            try:
-                answer = self.client.chat.completions.create(
-                    model=self.model, messages=messages, temperature=self.temperature, top_p=1.0,
-                    max_tokens=self.max_new_tokens, extra_body=sampling, **drawn,
-                )  # fmt: skip
-                said = answer.choices[0].message.content
+    def _ask(self, messages: list[Message], length: int, seed: int) -> tuple[str, int] | None:
+        """The next message and its number of tokens; None where the history, of `length` tokens, does not fit there."""
+        extra, settings = self.extra, {"temperature": self.temperature, "top_p": 1.0, "max_tokens": self.max_new_tokens}
+        for attempt in range(self.retries + 1):
+            drawn = {"seed": (seed + attempt) % 2**31} if self.temperature > 0 else {}
+            body = {"model": self.model, "messages": messages} | settings | drawn | extra
+            if self._pause(attempt):
                 break
-            except NO_ANSWER:
-                raise self._stranger() from None
+            status, told = self._send("/chat/completions", body, self.retries)
+            if too_long(status, told):
+                return self._warn(
+                    "room", f"has too little room: episodes end there, for reward 0 ({self._words(told)})"
+                )
+            refused = {field for field in extra if field in told} if status in (400, 422) else None
+            if refused:
+                self._leave_out(refused)
+                return self._ask(messages, length, seed)
+            answer = read_answer(told)
+            if status != 200 or not answer:
+                raise self._error(status, told)
+            text, finish, read, written = answer
+            # Some servers cut a message where their context ends, or know a shorter limit than that they are told.
+            least = self.max_new_tokens - 1 if written else self.max_new_tokens // 2
+            written = written or len(self.chat.content(text)) + 1
+            if finish == "length" and written < least:
+                return self._warn("room", f"cuts messages (after {written} tokens): episodes end there, for reward 0")
+            if read not in (0, length):
+                self._warn("prompt", f"reads {read} tokens where training reads {length}; {MERGE}")
+            if text.strip():
+                return text, written
+        raise self._error(status, told)
+
+    def _pause(self, attempt: int) -> bool:
+        """Wait before another attempt, longer each time; whether play was stopped."""
+        return attempt > 0 and self.stop.wait(min(2.0 ** (attempt - 2), 8))
+
+    def _warn(self, what: str, text: str) -> None:
+        """Once a player."""
+        if what not in self.warned:
+            self.warned.add(what)
+            warnings.warn(f"the server at {self.url} {text}", stacklevel=3)
+
+    def _leave_out(self, refused: set[str]):
+        """Ask without these fields from now on."""
+        more = AS_CONFIG if "top_k" in refused & self.extra.keys() else {}
+        self.extra = {field: value for field, value in self.extra.items() if field not in refused} | more
+        if "generation_config" in refused:
+            self._warn("top_k", "takes no top_k: if it cuts the tail by itself, rollouts are another policy's")
+        if "chat_template_kwargs" in refused:
+            self._warn("template", f"takes no chat_template_kwargs: its prompts may not be those of training; {MERGE}")
+
+    def _send(self, path: str, body: dict | None = None, retries: int = 1) -> tuple[int, str]:
+        """HTTP status and text of the answer, asked for again while the server is busy; 0: none came, and why."""
+        for attempt in range(retries + 1):
+            if self._pause(attempt):
+                break
+            try:
+                told = self.client.post(path, cast_to=str, body=body) if body else self.client.get(path, cast_to=str)
+                status = status_of(told)
+            except openai.APIStatusError as error:
+                status, told = error.status_code, error.response.text
             except openai.APIError as error:
-                told = _told(error)
-                refused = getattr(error, "status_code", None) in (400, 422)
-                if refused and any(words in told.lower() for words in TOO_LONG):
-                    return None
-                if not (refused and any(field in told for field in sampling)):
-                    raise self._error(error) from None
-                self.sampling = max(self.sampling, number + 1)
-                if not PLAIN_SAMPLING[self.sampling]:
-                    warnings.warn(
-                        f"{self.url} takes no top_k: if it cuts the tail by itself, rollouts are another policy's"
-                    )
-        # Half a surrogate pair, which JSON can spell, is in no UTF-8 file.
-        text = (said or "").encode("utf-8", "replace").decode("utf-8")
-        tokens = answer.usage.completion_tokens if answer.usage else len(self.chat.content(text)) + 1
-        return text, tokens
+                status, told = 0, str(error.__cause__ or error)
+            if too_long(status, told) or not busy(status):
+                break
+        return status, told
 
     def _find_model(self):
         """See that the server has the model, or have it load it. Raises ServerError."""
-        once = self.client.with_options(max_retries=1)
-        try:
-            names = [model.id for model in once.models.list()]
-        except openai.InternalServerError:
-            names = []  # transformers serve fails to list where nothing was ever fetched from the hub
-        except openai.APIError as error:
-            raise self._error(error) from None
-        except NO_ANSWER:
-            raise self._stranger() from None
+        status, told = self._send("/models")
+        listed = json_object(told).get("data")
+        # transformers serve fails to list, with 500, where nothing was ever fetched from the hub.
+        if status < 500 and not (status == 200 and isinstance(listed, list)):
+            raise self._error(status, told)
+        names = [str(one.get("id")) for one in listed or [] if isinstance(one, dict)]
         if self.model in names:
             return
-        try:
-            if self.adapter:  # vLLM
-                path = str(Path(self.adapter).resolve())
-                once.post("/load_lora_adapter", cast_to=str, body={"lora_name": self.model, "lora_path": path})
-            else:  # transformers serve, which streams how the loading goes
-                root = self.url.removesuffix("/v1")
-                told = once.post(root + "/load_model", cast_to=str, body={"model": self.model})
-                if '"status": "error"' in told:
-                    raise ServerError(self._lacks(names, told.rpartition("data:")[2]))
-        except openai.APIError as error:
-            raise ServerError(self._lacks(names, _told(error))) from None
-
-    def _lacks(self, names: list[str], told: str) -> str:
-        listed = ", ".join(_line(name, 60) for name in names[:8]) or "nothing"
-        if self.adapter:
+        if self.adapter:  # vLLM
+            path = str(Path(self.adapter).resolve())
+            status, told = self._send("/load_lora_adapter", {"lora_name": self.model, "lora_path": path})
             remedy = (
                 "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, or, for another server, "
                 "write a checkpoint with `python -m ipr_lite merge` and say with --served what it is served as"
             )
-        else:
+        else:  # transformers serve, which streams how the loading goes
+            status, told = self._send(self.url.removesuffix("/v1") + "/load_model", {"model": self.model})
             remedy = "correct --served or --model, or start a server that has it"
-        return f"the server at {self.url} has no model {self.model!r}, it lists {listed} ({_line(told)}); {remedy}"
-
-    def _stranger(self) -> ServerError:
-        return ServerError(
-            f"what answers at {self.url} does not speak OpenAI's API; give the --url of a server, up to its /v1"
-        )
-
-    def _error(self, error: openai.APIError) -> ServerError:
-        """What went wrong, in one line that ends with the remedy."""
-        status = getattr(error, "status_code", None)
-        if status is None:
-            return ServerError(
-                f"no answer from {self.url} ({_line(_told(error))}); start the server there, or correct --url"
+        if status != 200 or '"status": "error"' in told:
+            has = ", ".join(line(name, 60) for name in names[:8]) or "nothing"
+            raise ServerError(
+                f"the server at {self.url} has no model {self.model!r}, it lists {has} "
+                f"({self._words(told.rpartition('data:')[2])}); {remedy}"
             )
-        if status in (401, 403):
-            remedy = "set OPENAI_API_KEY to the server's key"
-        elif status == 429 or status >= 500:
-            remedy = "see its log, start it anew, and give the same command again: finished episodes are kept"
-        elif status == 404:
-            remedy = "give the --url up to its /v1, of a server that takes chat completions"
-        else:
-            remedy = "its log says more"
-        return ServerError(
-            f"the server at {self.url}, model {self.model!r}: HTTP {status}: {_line(_told(error))}; {remedy}"
-        )
+
+    def _error(self, status: int, told: str) -> ServerError:
+        words, remedy = self._words(told), remedy_of(status, told)
+        if status == 0:
+            return ServerError(f"no answer from {self.url} ({words}); {remedy}")
+        return ServerError(f"the server at {self.url}, model {self.model!r}: HTTP {status}: {words}; {remedy}")
+
+    def _words(self, told: str) -> str:
+        """What the server told, on one line, without the key."""
+        return line(told.replace(self.key, "***") if self.key != "none" else told)
 
 
 @dataclass
@@ -273,17 +302,5 @@ def read_journal(path: Path | None) -> dict[str, Trajectory]:
 
 def _append(path: Path, key: str, trajectory: Trajectory):
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"key": key, **trajectory.to_record()}, allow_nan=False) + "\n"
     with open(path, "a", encoding="utf-8", newline="\n") as handle:
-        handle.write(line)
-
-
-def _told(error: openai.APIError) -> str:
-    """A server's own words, which the client's text may leave out; of a broken connection, the cause."""
-    return error.response.text if isinstance(error, openai.APIStatusError) else str(error.__cause__ or error)
-
-
-def _line(text: str, most: int = 300) -> str:
-    """A server's words on one line, without what a terminal would obey."""
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(text.split())[:most]
+        handle.write(json.dumps({"key": key, **trajectory.to_record()}, allow_nan=False) + "\n")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from itertools import chain, zip_longest
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 
+from ipr_lite.envs import house, shop, sql
 from ipr_lite.envs.base import TextEnv
-from ipr_lite.envs.house import generated as house_world
-from ipr_lite.envs.shop import generated as shop_world
-from ipr_lite.envs.sql import generated as sql_world
-from ipr_lite.trajectory import Message, Task
+from ipr_lite.envs.people import People, Person
+from ipr_lite.envs.world import Data, World
+from ipr_lite.records import Message, Task, Trajectory
 
-WORLDS = {"shop": shop_world, "sql": sql_world, "house": house_world}
+WORLDS = {world.name: world for world in (shop.WORLD, sql.WORLD, house.WORLD)}
 
 
 class AllWorlds(TextEnv):
@@ -69,17 +70,34 @@ class AllWorlds(TextEnv):
         return other
 
 
-def make(data: str | Path | None = None) -> AllWorlds:
+def make(data: Data = None) -> AllWorlds:
     """The three generated worlds; of the originals' files, PATH/shop, PATH/sql and PATH/house."""
-    worlds = {name: module.make(_folder(data, name)) for name, module in WORLDS.items()}
+    worlds = {name: world.make(_folder(data, name)) for name, world in WORLDS.items()}
     return AllWorlds(worlds, tasks("train", data))
 
 
-def tasks(split: str, data: str | Path | None = None) -> list[Task]:
+def tasks(split: str, data: Data = None) -> list[Task]:
     """The tasks of a split of all worlds, in turn. Raises ValueError for another name."""
-    each = [module.tasks(split, _folder(data, name)) for name, module in WORLDS.items()]
+    each = [world.tasks(split, _folder(data, name)) for name, world in WORLDS.items()]
     return [task for task in chain.from_iterable(zip_longest(*each)) if task is not None]
 
 
-def _folder(data: str | Path | None, name: str) -> Path | None:
+def _folder(data: Data, name: str) -> Path | None:
     return None if data is None else Path(data) / name
+
+
+class _Everybody(People):
+    def least(self, task: Task) -> float:
+        return WORLDS[task.env].people.keep
+
+    def transcripts(self, n: int, seed: int) -> Iterator[Trajectory]:
+        """`n` episodes of people of all sorts, a third in each world, for the base model's corpus."""
+        each = (world.people.transcripts(n, seed) for world in WORLDS.values())
+        return islice(chain.from_iterable(zip(*each)), n)
+
+
+def _person(task: Task, env: AllWorlds, habits: str, rng: random.Random) -> Person:
+    return WORLDS[task.env].people.person(task, env.worlds[task.env], WORLDS[task.env].people.sorts[habits], rng)
+
+
+WORLD = World("all", make, tasks, _Everybody(_person, careful="careful", habitual="habitual", keep=None))

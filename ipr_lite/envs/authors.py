@@ -10,7 +10,7 @@ from ipr_lite import envs
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.envs.importers import import_conversations
 from ipr_lite.envs.people import play
-from ipr_lite.trajectory import Task, Trajectory
+from ipr_lite.records import Task, Trajectory
 
 NO_TASK = "no train task like it in the data"
 GOES_ON = "the world goes on where it ends"
@@ -38,13 +38,13 @@ def authors(path: str | Path, env: TextEnv, tasks: Sequence[Task]) -> tuple[list
 
     A task is found by the game's name, or by the instruction. What the world says takes the place of what was recorded,
     so that every history is one of this world; where the outcome is another than recorded, the data are not the authors'.
-    Raises as `import_conversations` does.
+    Of several trajectories of one task, the second and later get a `key` of their own. Raises as `import_conversations` does.
     """
-    by_game = {task.setup["game"]: task for task in tasks if "game" in task.setup}
+    by_game = {_path(task.setup["game"]): task for task in tasks if "game" in task.setup}
     by_text = {_plain(task.instruction): task for task in tasks}
-    found, left = [], Counter()
+    found, left, times = [], Counter(), Counter()
     for one in import_conversations(path, env.name):
-        game = str(one.task.setup.get("game_file") or one.task.setup.get("game") or "")
+        game = _path(str(one.task.setup.get("game_file") or one.task.setup.get("game") or ""))
         task = by_text.get(_plain(one.task.instruction))
         if by_game:  # many games share an instruction
             task = next((t for name, t in by_game.items() if name in game), None)
@@ -58,27 +58,35 @@ def authors(path: str | Path, env: TextEnv, tasks: Sequence[Task]) -> tuple[list
             continue
         if abs(again.reward - one.reward) > SAME:
             left[OTHER] += 1
-        else:
-            found.append(again)
+            continue
+        times[again.id] += 1
+        if times[again.id] > 1:
+            again.demonstration = f"{again.id}#{times[again.id]}"
+        found.append(again)
     return found, left
 
 
-def inspect(name: str, data: str | None, experts: str | None) -> str:
+def inspect(name: str, data: str | None, recorded: str | None) -> str:
     """What a folder holds of a benchmark, split by split, what it lacks, and how many of the authors' trajectories it
     can play again. Raises what the world's loader raises where nothing can be read."""
     env, lines = envs.make(name, data), []
     for split in ("train", "dev", "test"):
         try:
             found = envs.tasks(name, split, data)
-            observation, _ = env.reset(options={"task": found[0]})
-            lines.append(f"{split:5} {len(found):6,} tasks; the first begins: {observation[:60]!r}")
-        except (FileNotFoundError, ValueError, IndexError) as error:
+            first = f"the first begins: {env.reset(options={'task': found[0]})[0][:60]!r}" if found else "none to play"
+            lines.append(f"{split:5} {len(found):6,} tasks; {first}")
+        except (FileNotFoundError, ValueError) as error:
             lines.append(f"{split:5} missing: {error}")
-    if experts:
-        found, left = authors(experts, env, envs.tasks(name, "train", data))
-        lines.append(f"{experts}: {len(found)} trajectories can be demonstrations")
+    if recorded:
+        found, left = authors(recorded, env, envs.tasks(name, "train", data))
+        lines.append(f"{recorded}: {len(found)} trajectories can be demonstrations")
         lines += [f"  {count} left out: {why}" for why, count in left.items()]
     return "\n".join(lines)
+
+
+def _path(name: str) -> str:
+    """A path that holds another's whole parts where it holds its text, whatever system wrote them."""
+    return "/" + name.replace("\\", "/").strip("/") + "/"
 
 
 def _plain(text: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import gymnasium
 import numpy as np
 
-from ipr_lite.trajectory import Task
+from ipr_lite.records import Task
 
 
 class UnicodeText(gymnasium.Space):
@@ -79,3 +80,7 @@ class TextEnv(gymnasium.Env):
     def messages(self, observation: str, task: Task) -> list[dict[str, str]]:
         """The chat that an agent sees before its first action."""
         return [{"role": "system", "content": self.system_prompt}, {"role": "user", "content": observation}]
+
+    def page_score(self) -> float:
+        """How far an episode has come, by a rule of the world's own, in [0, 1]; NaN where it has none."""
+        return math.nan

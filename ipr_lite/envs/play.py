@@ -1,13 +1,13 @@
-"""A person plays in the terminal: the same world, the same texts, and a careful expert to ask."""
+"""A person plays in the terminal: the same world, the same texts, and a careful person to ask."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.envs.people import Person
-from ipr_lite.trajectory import Task
+from ipr_lite.records import Task
 
 HELP = (
     "Type an action as an agent would write it after `Action:`. Or: hint (what a careful person would do), help, quit."
@@ -15,42 +15,57 @@ HELP = (
 
 
 def play(
-    env: TextEnv, task: Task, guide: Person, ask: Callable[[str], str], tell: Callable[[str], None]
+    env: TextEnv,
+    task: Task,
+    guide: Callable[[Task, TextEnv], Person],
+    ask: Callable[[str], str],
+    tell: Callable[[str], None],
 ) -> float | None:
     """One episode. The outcome reward, or None where the player left before the end.
 
-    ask(prompt): the player's next line; raises EOFError or KeyboardInterrupt to leave. tell(text):
-    shows a text. guide: whose action `hint` shows; it follows what is played.
+    guide: a careful person at the beginning of the task, whose next action `hint` shows. ask(prompt): the player's
+    next line; raises EOFError or KeyboardInterrupt to leave. tell(text): shows a text.
     """
+    try:
+        return _episode(env, task, guide, ask, tell)
+    except (EOFError, KeyboardInterrupt):
+        tell("left before the end: no reward")
+        return None
+
+
+def _episode(env, task, guide, ask, tell) -> float:
     observation, _ = env.reset(options={"task": task})
     tell(env.messages(observation, task)[0]["content"])
     tell(HELP)
     tell(observation)
-    for turn in range(1, env.max_steps + 1):
-        expert = copy.deepcopy(guide)
-        advice = env.parse(expert.act(observation))
-        while True:
-            try:
-                line = ask(f"[{turn}/{env.max_steps}] action> ").strip()
-            except (EOFError, KeyboardInterrupt):
-                line = "quit"
-            if line == "quit":
-                tell("left before the end: no reward")
-                return None
-            if line not in ("", "hint", "help"):
-                break
-            tell(f"a careful person would now: {advice}" if line == "hint" else HELP)
+    played, over = [], False
+    while not over:
+        prompt = f"[{len(played) + 1}/{env.max_steps}] action> "
+        while (line := ask(prompt).strip()) in ("", "hint", "help"):
+            tell(_hint(env, lambda: guide(task, env), played, observation) if line == "hint" else HELP)
+        if line == "quit":
+            raise EOFError
         message = env.message(line)
-        action = env.parse(message)
-        if action == advice:
-            guide = expert
-        else:
-            guide.did(action or line)
+        played.append((observation, env.parse(message) or line))
         observation, reward, terminated, truncated, info = env.step(message)
         tell(observation)
         if info["invalid"]:
             tell("(the world did not take this; it costs a step)")
-        if terminated or truncated:
-            break
-    tell(f"reward {reward:.3f} after {turn} steps" + (" (success)" if info["success"] else ""))
+        over = terminated or truncated
+    tell(f"reward {reward:.3f} after {len(played)} steps" + (" (success)" if info["success"] else ""))
     return reward
+
+
+def _hint(env: TextEnv, guide: Callable[[], Person], played: Sequence[tuple[str, str]], observation: str) -> str:
+    """What a person would do now who has read every observation, and done or seen every action."""
+    try:
+        person = guide()
+        for read, action in played:
+            own = copy.deepcopy(person)
+            if env.parse(own.act(read)) == action:
+                person = own
+            else:
+                person.did(read, action)
+        return f"a careful person would now: {env.parse(person.act(observation))}"
+    except Exception as error:  # whatever the data hold, the game goes on
+        return f"no hint here: {type(error).__name__}: {error}"

@@ -13,30 +13,17 @@ from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
-from types import ModuleType
 
+from ipr_lite import envs
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.envs.house import generated as house_world
-from ipr_lite.envs.house import people as house_experts
 from ipr_lite.envs.house.game import write_problem
 from ipr_lite.envs.shop import generated as shop_world
-from ipr_lite.envs.shop import people as shop_experts
-from ipr_lite.envs.sql import (
-    generated as sql_world,
-)
-from ipr_lite.envs.sql import (
-    hardness as sql_hardness,
-)
-from ipr_lite.envs.sql import (
-    people as sql_experts,
-)
-from ipr_lite.envs.sql import (
-    questions as sql_questions,
-)
+from ipr_lite.envs.sql import generated as sql_world
+from ipr_lite.envs.sql import questions as sql_questions
 from ipr_lite.envs.sql.env import SQL
 from ipr_lite.envs.sql.mysql.database import Database
-from ipr_lite.jsonl import write_jsonl, write_whole
-from ipr_lite.trajectory import Task, write_tasks, write_trajectories
+from ipr_lite.records import Task, write_jsonl, write_tasks, write_trajectories, write_whole
 
 SQL_SPLITS = {"train": (14, 400), "dev": (4, 100), "test": (6, 300)}
 """Databases and questions of each split. Splits share no database, as Spider's do not."""
@@ -55,7 +42,7 @@ def write_shop(folder: Path) -> list[Path]:
     path = write_jsonl(folder / "products.jsonl", (asdict(p) for p in products))
     lines = {path: ("the catalogue", len(products))}
     about = {"products": len(products), "categories": len({p.query for p in products})}
-    return _write_world(folder, "shop", env, tasks, shop_experts, lines, about)
+    return _write_world(folder, "shop", env, tasks, lines, about)
 
 
 def write_sql(folder: Path) -> list[Path]:
@@ -81,8 +68,9 @@ def write_sql(folder: Path) -> list[Path]:
         random.Random(f"order/{split}").shuffle(found)
         tasks[split] = found[:n_tasks]
     levels = Counter(task.setup["hardness"] for found in tasks.values() for task in found)
-    about = {"databases": len(worlds), "levels": ", ".join(f"{levels[level]} {level}" for level in sql_hardness.LEVELS)}
-    return _write_world(folder, "sql", SQL(databases, tasks["train"]), tasks, sql_experts, lines, about)
+    counts = ", ".join(f"{levels[level]} {level}" for level in sql_questions.LEVELS)
+    about = {"databases": len(worlds), "levels": counts}
+    return _write_world(folder, "sql", SQL(databases, tasks["train"]), tasks, lines, about)
 
 
 def write_house(folder: Path) -> list[Path]:
@@ -105,30 +93,29 @@ def write_house(folder: Path) -> list[Path]:
         path = write_whole(folder / f"games_{split}.jsonl.gz", gzip.compress(text.encode(), mtime=0))
         lines[path] = (f"{split} games", len(records))
     rooms = {kind: len(house_world.layouts(kind)) for kind in ("seen", "unseen")}
-    return _write_world(folder, "house", env, tasks, house_experts, lines, {"layouts": sum(rooms.values()), **rooms})
+    return _write_world(folder, "house", env, tasks, lines, {"layouts": sum(rooms.values()), **rooms})
 
 
 def _write_world(
-    folder: Path, name: str, env: TextEnv, tasks: dict[str, list[Task]], experts: ModuleType,
-    lines: dict[Path, tuple[str, int]], about: dict[str, object],
+    folder: Path, name: str, env: TextEnv, tasks: dict[str, list[Task]], lines: dict[Path, tuple[str, int]], about: dict[str, object],
 ) -> list[Path]:  # fmt: skip
     """Tasks and demonstrations of one world; then the card, filled in, and the checksums of all."""
     for split, found in tasks.items():
         path = write_tasks(folder / f"tasks_{split}.jsonl", found)
         lines[path] = (f"{split} tasks", len(found))
-    people = {
-        word: experts.demonstrations(tasks["train"], env, habits, 0, experts.KEEP)
-        for word, habits in (("habitual", experts.HABITUAL), ("careful", experts.CAREFUL))
+    people = envs.people_of(name)
+    played = {
+        word: people.demonstrations(tasks["train"], env, people.sorts[word], 0) for word in ("habitual", "careful")
     }
-    for word, found in people.items():
+    for word, found in played.items():
         path = write_trajectories(folder / f"demonstrations_{word}.jsonl", found)
         lines[path] = (f"train tasks as {word} people do them", len(found))
     tests = [task for split, found in tasks.items() if split.startswith("test") for task in found]
-    ceiling = experts.demonstrations(tests, env, experts.CAREFUL, 0, keep=-1)
-    habitual = people["habitual"]
+    ceiling = people.demonstrations(tests, env, people.careful, 0, keep=-1)
+    habitual = played["habitual"]
     card = CARDS[name].format(
         files=_table(lines), careful=fmean(t.reward for t in ceiling), habitual=fmean(t.reward for t in habitual),
-        failures=sum(not t.success for t in habitual), steps=fmean(t.steps for t in habitual), keep=experts.KEEP,
+        failures=sum(not t.success for t in habitual), steps=fmean(t.steps for t in habitual), keep=people.keep,
         kept=len(habitual), train=len(tasks["train"]), longest=max(t.steps for t in habitual), **about,
     )  # fmt: skip
     write_whole(folder / "CARD.md", card)

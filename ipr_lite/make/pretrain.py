@@ -23,13 +23,11 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ipr_lite import envs
 from ipr_lite.chat import Chat, Encoded
-from ipr_lite.envs.house import people as house_experts
-from ipr_lite.envs.shop import people as shop_experts
 from ipr_lite.envs.sql import generated as sql_world
-from ipr_lite.envs.sql import people as sql_experts
 from ipr_lite.make.induction import start_with_induction
-from ipr_lite.trajectory import Message
+from ipr_lite.records import Message
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}"
@@ -101,18 +99,17 @@ class PretrainSettings:
     worlds: str = "shop sql house"
 
 
-# Each world's people, its share of the corpus, and about how many tokens an episode has.
-WORLDS = {"shop": (shop_experts, 0.29, 630), "sql": (sql_experts, 0.28, 280), "house": (house_experts, 0.43, 640)}
-
-
 def corpus(settings: PretrainSettings) -> list[list[Message]]:
     """The conversations to train on, worlds mixed: enough for `settings.tokens`, each read once."""
     found = []
-    chosen = [WORLDS[name] for name in settings.worlds.split()]
-    whole = sum(share for _, share, _ in chosen)
-    for experts, share, length in chosen:
+    chosen = [envs.world(name) for name in settings.worlds.split()]
+    if strangers := [world.name for world in chosen if not world.corpus]:
+        raise ValueError(f"no transcripts of {', '.join(strangers)}: its World has no `corpus`")
+    whole = sum(world.corpus[0] for world in chosen)
+    for world in chosen:
+        share, length = world.corpus
         count = round(settings.tokens * share / whole / length)
-        found += [trajectory.messages for trajectory in experts.transcripts(count, settings.seed)]
+        found += [trajectory.messages for trajectory in world.people.transcripts(count, settings.seed)]
     random.Random(settings.seed).shuffle(found)
     return found
 

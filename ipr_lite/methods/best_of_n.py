@@ -8,52 +8,69 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ipr_lite import envs
-from ipr_lite.ipr import Run
-from ipr_lite.methods.reward_model import reward_model, trajectory_scores
+from ipr_lite.methods.learned_rewards import reward_model, trajectory_scores
+from ipr_lite.methods.method import Method
+from ipr_lite.records import Trajectory, read_trajectories, write_trajectories
 from ipr_lite.rollout import stable_seed
-from ipr_lite.trajectory import Trajectory, read_trajectories, write_trajectories
+from ipr_lite.run import Run
+
+N = 10
 
 
-def best_of_n_oracle(run: Run, split: str) -> list[Trajectory]:
-    """The tasks of a split, each the best of `best_of` sampled episodes by the true reward."""
-    return _best(run, split, "best-of-n-oracle", lambda played: [t.reward for t in played])
-
-
-def best_of_n(run: Run, split: str) -> list[Trajectory]:
-    """The same, chosen by the learned step reward model: nobody tells it the outcome."""
+def by_the_model(run: Run, agent: str, split: str) -> list[Trajectory]:
+    """Chosen by the learned step reward model: nobody tells it the outcome."""
     reward_model(run)
-    return _best(run, split, "best-of-n", lambda played: trajectory_scores(run, played), ["reward-model"])
+    return _best(run, split, agent, lambda played: trajectory_scores(run, played), ("reward-model",))
 
 
-METHODS = {"best-of-n": best_of_n, "best-of-n-oracle": best_of_n_oracle}
+def by_the_oracle(run: Run, agent: str, split: str) -> list[Trajectory]:
+    """Chosen by the true reward."""
+    return _best(run, split, agent, lambda played: [t.reward for t in played])
 
 
-def _best(run: Run, split: str, method: str, scores: Callable, stages: list[str] | None = None) -> list[Trajectory]:
-    tasks = envs.tasks(run.config.env, split, run.config.data)[: getattr(run.config, split)]
-    played = _sampled(run, tasks, split)
-    before = run.spent(stages or [])
+def _best(run: Run, split: str, method: str, scores: Callable, stages: tuple[str, ...] = ()) -> list[Trajectory]:
+    """The tasks of a split, each the best of `N` sampled episodes."""
+    played = sampled(run, split)
+    before = run.spent(stages)
     run.spend(
         f"{method}/1",
         env_steps=sum(t.steps for t in played) + before["env_steps"],
         tokens=sum(t.extra["tokens"] for t in played) + before["tokens"],
     )
     best: dict[str, tuple[float, Trajectory]] = {}
-    for trajectory, score in zip(played, scores(played)):
+    for trajectory, score in zip(played, scores(played), strict=True):
         if trajectory.id not in best or score > best[trajectory.id][0]:
             best[trajectory.id] = score, trajectory
-    return [best[task.id][1] for task in tasks]
+    return [best[task.id][1] for task in run.tasks(split)]
 
 
-def _sampled(run: Run, tasks: list, split: str) -> list[Trajectory]:
-    """`best_of` episodes of every task at temperature 1, kept for whoever chooses next."""
-    path = run.folder / "evaluations" / f"sft-sampled-{run.config.best_of}-{split}.jsonl"
-    if not path.exists():
-        player = run.player(run.sft(), 1.0, "sft")
-        episodes = [
-            run.start(task, stable_seed(run.config.seed, "best-of-n", task.id, sample))
-            for task in tasks
-            for sample in range(run.config.best_of)
-        ]
-        write_trajectories(path, player.play(episodes, run.bar("sample")))
-    return read_trajectories(path)
+def sampled(run: Run, split: str) -> list[Trajectory]:
+    """`N` episodes of every task at temperature 1, kept for whoever chooses next."""
+
+    def play():
+        seeds = [(t, stable_seed(run.config.seed, "best-of-n", t.id, n)) for t in run.tasks(split) for n in range(N)]
+        return run.player(run.sft(), 1.0, "sft").play([run.start(*both) for both in seeds], run.bar("sample"))
+
+    path = run.folder / "evaluations" / f"sft-sampled-{N}-{split}.jsonl"
+    return run.keep(path, play, read_trajectories, write_trajectories)
+
+
+def _cloned(name: str) -> Callable[[Run], list[str]]:
+    def train(run: Run) -> list[str]:
+        run.sft()
+        return [name]
+
+    return train
+
+
+BEST_OF_N = Method(
+    "best-of-n", f"the best of {N} by the reward model", _cloned("best-of-n"), "#88ccee", "d", by_the_model
+)
+BEST_OF_N_ORACLE = Method(
+    "best-of-n-oracle",
+    f"the best of {N} by the true reward",
+    _cloned("best-of-n-oracle"),
+    "#332288",
+    "H",
+    by_the_oracle,
+)

@@ -1,7 +1,6 @@
 """A learned step reward model (paper section 5.4, Table 5): it predicts what Monte Carlo would estimate.
 
-Data: the steps of the demonstrations and of episodes that the SFT policy samples on the same tasks, each with its Monte
-Carlo step reward. Model: the frozen base with a LoRA adapter "reward" and a linear head that reads the last hidden
+Data: `learned_rewards.py`. Model: the frozen base with a LoRA adapter "reward" and a linear head that reads the last hidden
 state at the end of an action, that is, (e_{t-1}, a_t); attention looks left, so one pass over an episode gives the
 predictions of all its steps. Loss: the squared error. The paper regresses likewise, with all of Llama-2-7B, on 70,000
 actions.
@@ -9,8 +8,6 @@ actions.
 
 from __future__ import annotations
 
-import json
-import math
 import random
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -22,19 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ipr_lite.chat import Chat
-from ipr_lite.engine.folder import whole
-from ipr_lite.jsonl import write_whole
 from ipr_lite.model import adapter_weights, set_adapter_weights
-from ipr_lite.records import StepReward
-from ipr_lite.rollout import stable_seed
-from ipr_lite.step_reward import ScoredStep, monte_carlo, steps_of
-from ipr_lite.trajectory import Message, Trajectory, read_trajectories, write_trajectories
+from ipr_lite.records import Message, Trajectory
 
 ADAPTER = "reward"
 EPOCHS, BATCH, RATE = 4, 4, 2e-3
-FIT_COLUMNS = ("scale", "setting", "seed", "steps", "mse", "mse_of_mean", "explained", "correlation")
-HELD_OUT = 0.2
-"""The share of tasks whose steps are not trained on."""
 
 
 @dataclass
@@ -60,50 +49,6 @@ class RewardModel:
     def load(cls, folder: Path) -> RewardModel:
         """Raises FileNotFoundError where `save` wrote nothing."""
         return cls(load_file(folder / "adapter_model.safetensors"), load_file(folder / "head.safetensors")["head"])
-
-
-def labelled_episodes(run) -> list[Trajectory]:
-    """The demonstrations and one sampled episode of the SFT policy on each of their tasks; `extra["step_rewards"]`
-    holds the Monte Carlo step reward of every action. Made once a run, in reward-model-data.jsonl."""
-    path = run.folder / "reward-model-data.jsonl"
-    if not path.exists():
-        from ipr_lite.methods.baselines import explored
-
-        experts = run.demonstrations()
-        sampled, spent = explored(run, run.sft(), "reward-model", 0)
-        episodes = [*experts, *(t for t in sampled if t.steps)]
-        who = {True: "agent", False: "expert"}
-        steps = [s for episode in episodes for s in steps_of(run.env, episode, who[episode.agent == "reward-model"])]
-        scorer = run.player(run.sft(), 1.0, "scorer")
-        rewards = iter(monte_carlo(steps, scorer, run.config.samples, run.config.seed, run.bar("label")))
-        for episode in episodes:
-            episode.extra["step_rewards"] = [next(rewards).reward_mc for _ in episode.actions]
-        run.spend(
-            "reward-model/1",
-            env_steps=spent["env_steps"] + scorer.actions_taken,
-            tokens=spent["tokens"] + scorer.tokens_written,
-        )
-        write_trajectories(path, episodes)
-    return read_trajectories(path)
-
-
-def reward_model(run) -> RewardModel:
-    """The run's reward model, trained when first asked for; reward_model.json tells how well it fits."""
-    folder = run.folder / "reward-model"
-    if not folder.exists():
-        episodes = labelled_episodes(run)
-        tasks = sorted({t.id for t in episodes})
-        random.Random(stable_seed(run.config.seed, "reward-model")).shuffle(tasks)
-        held_out = set(tasks[: math.ceil(HELD_OUT * len(tasks))])
-        run.policy
-        seen = [t for t in episodes if t.id not in held_out]
-        model = fit(run.policy, run.chat, run.fresh, seen, run.config.seed, run.bar("reward model"))
-        unseen = [t for t in episodes if t.id in held_out]
-        predicted = model.predict(run.policy, run.chat, [t.messages for t in unseen])
-        facts = fit_quality([p for ps in predicted for p in ps], [r for t in unseen for r in t.extra["step_rewards"]])
-        write_whole(run.folder / "reward_model.json", json.dumps(facts, indent=1) + "\n")
-        whole(folder, model.save)
-    return RewardModel.load(folder)
 
 
 def fit(
@@ -138,41 +83,6 @@ def fit(
                 progress(number, len(batches))
     flat = torch.cat([head.weight[0], head.bias]).detach().cpu()
     return RewardModel(adapter_weights(policy, ADAPTER), flat)
-
-
-def fit_quality(predicted: Sequence[float], labels: Sequence[float]) -> dict[str, float]:
-    """On held-out steps: mean squared error, that of always saying their mean, the share explained (R squared),
-    Pearson's correlation, and how many steps. Labels are Monte Carlo estimates, so their noise counts as error."""
-    x, y = torch.tensor(predicted, dtype=torch.float64), torch.tensor(labels, dtype=torch.float64)
-    error, spread = (x - y).square().mean().item(), (y - y.mean()).square().mean().item()
-    correlation = torch.corrcoef(torch.stack([x, y]))[0, 1].item()
-    return {
-        "mse": error,
-        "mse_of_mean": spread,
-        "explained": 1 - error / spread,
-        "correlation": correlation,
-        "steps": len(labels),
-    }
-
-
-def predicted_step_rewards(run, steps: Sequence[ScoredStep]) -> list[StepReward]:
-    """Step rewards by the reward model, in place of Monte Carlo; the outcome itself where the action ended the episode."""
-    model = reward_model(run)
-    run.policy
-    found = model.predict(run.policy, run.chat, [step.messages[:-1] for step in steps])
-    return [s.rewarded(s.outcome if s.terminal else values[-1]) for s, values in zip(steps, found)]
-
-
-def trajectory_scores(run, played: Sequence[Trajectory]) -> list[float]:
-    """What the reward model thinks of the last action of each episode; equal episodes are read once."""
-    model = reward_model(run)
-    run.policy
-    known: dict[tuple, float] = {}
-    for trajectory in played:
-        key = (trajectory.id, *trajectory.actions)
-        if trajectory.steps and key not in known:
-            known[key] = model.predict(run.policy, run.chat, [trajectory.messages])[0][-1]
-    return [known.get((t.id, *t.actions), -math.inf) for t in played]
 
 
 @contextmanager

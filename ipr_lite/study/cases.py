@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ipr_lite.ipr import Run
+from ipr_lite.engine.safe_text import markdown, markdown_code
+from ipr_lite.records import Trajectory, read_trajectories, write_trajectories
 from ipr_lite.rollout import stable_seed
+from ipr_lite.run import Run
 from ipr_lite.step_reward import monte_carlo, steps_of
-from ipr_lite.trajectory import Trajectory, read_trajectories, write_trajectories
+from ipr_lite.study.viewer import react
 
 SAMPLES = 50
 
@@ -46,12 +48,11 @@ def cases_markdown(path: Path) -> str:
     episodes = read_trajectories(path)
     for case in dict.fromkeys(t.extra["case"] for t in episodes):
         pair = [t for t in episodes if t.extra["case"] == case]
-        lines += [f"**{case.capitalize()}**: {pair[0].task.instruction}", ""]
+        lines += [f"**{markdown(case.capitalize())}**: {markdown(pair[0].task.instruction)}", ""]
         for t in pair:
-            lines.append(f"- {t.agent}, outcome {t.reward:.3f}:")
+            lines.append(f"- {markdown(t.agent)}, outcome {t.reward:.3f}:")
             for action, reward in zip(t.actions, t.extra["step_rewards"]):
-                said = action.partition("Action: ")[2].strip() or action.strip()
-                lines.append(f"  - `{' '.join(said.split())}` {reward:.2f}")
+                lines.append(f"  - {markdown_code(react(action)[1])} {reward:.2f}")
         lines.append("")
     return "\n".join(lines)
 

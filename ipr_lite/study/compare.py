@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -21,23 +21,23 @@ from tqdm.auto import tqdm
 from ipr_lite.config import Config
 from ipr_lite.engine.folder import whole
 from ipr_lite.evaluation import by_part, summarize
-from ipr_lite.ipr import NoPairs, Run
-from ipr_lite.jsonl import write_whole
-from ipr_lite.methods import baselines, best_of_n, ppo
-from ipr_lite.methods.reward_model import FIT_COLUMNS
-from ipr_lite.study.results import METHODS, add_results, keep_rows, read_results
-from ipr_lite.trajectory import Trajectory, read_trajectories
+from ipr_lite.ipr import NoPairs
+from ipr_lite.methods import METHODS
+from ipr_lite.methods.learned_rewards import FIT_COLUMNS
+from ipr_lite.records import read_json, write_whole
+from ipr_lite.run import Run
+from ipr_lite.study.results import add_results, keep_rows, read_results
 
-TRAINED = baselines.METHODS | ppo.METHODS
-CHOSEN = best_of_n.METHODS
-FROM_BASE = ("sft-long", "sft-careful", "rft")
-DEFAULT_METHODS = ("base", "sft", "sft-long", "sft-careful", "random-pairs", "ipr", "expert")
+DEFAULT_METHODS = ("base", "sft", "sft-long", "sft-careful", "random-pairs", "ipr", "careful")
 
-# What the SFT policy depends on, and the pairs of round 1; settings that agree here share them.
-_OF_SFT = ("demonstrations", "keep", "habits", "sft_epochs", "sft_learning_rate", "batch_size")
-_OF_PAIRS = (
+# What has no part in a stage; runs that agree in all else share it.
+_AFTER_PAIRS = (
+    "iterations", "updates", "learning_rate", "reference", "beta", "w_outcome", "w_step", "w_sft", "sft_on", "sft_per",
+    "budget", "showcase",
+)  # fmt: skip
+_AFTER_SFT = (
     "samples", "step_reward", "scorer", "explore_temperature", "tau_step", "tau_outcome", "both_directions", "action_only",
-    "shorter_wins", "step_pairs_from",
+    "shorter_wins", "step_pairs_from", *_AFTER_PAIRS,
 )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def compare(
     if unknown:
         raise ValueError(f"unknown method {', '.join(unknown)}; choose of {', '.join(METHODS)}")
     configs = [config.with_setting(setting) for setting in settings]
-    cells = [(c, seed, method) for seed in seeds for c in configs for method in sorted(methods, key=METHODS.index)]
+    cells = [(c, seed, name) for seed in seeds for c in configs for name in METHODS if name in methods]
     bar = tqdm(cells, desc="compare", disable=quiet, unit="cell")
     new, run = [], None
     for c, seed, method in bar:
@@ -67,7 +67,8 @@ def compare(
             _share(run, folder / "default" / f"seed-{seed}")
         start = time.monotonic()
         try:
-            rows = cell_rows(run, method, split)
+            with run.locked():
+                rows = cell_rows(run, method, split)
             found = ", ".join(f"{row['reward']:.3f}{'*' * row['selected']}" for row in rows if row["split"] == split)
         except NoPairs as error:
             rows, found = [], f"no rows: {error}"
@@ -93,60 +94,21 @@ def cell_done(results: Path, config: Config, seed: int, method: str, split: str)
     return len(table) > 0
 
 
-def cell_rows(run: Run, method: str, split: str) -> list[dict]:
-    """The rows of one method on one run."""
-    if method == "ipr":
-        return ipr_rows(run, split)
-    if method in TRAINED:
-        return baseline_rows(run, method, split)
-    if method in CHOSEN:
-        return rows_of(run, CHOSEN[method](run, split), method, 0, True, ["sft", method], split)
-    stages = ["sft"] if method == "sft" else []
-    return rows_of(run, run.evaluate(method, split), method, 0, True, stages, split)
-
-
-def ipr_rows(run: Run, split: str) -> list[dict]:
-    """IPR after every iteration; the one that dev chose is marked."""
-    chosen = run.select()
+def cell_rows(run: Run, name: str, split: str) -> list[dict]:
+    """The rows of one method on one run: each round's agent; the one that dev chose is marked."""
+    method = METHODS[name]
+    agents = method.train(run)
+    chosen = agents[0]
+    if len(agents) > 1:
+        chosen = run.select(agents, "selected.json" if name == "ipr" else f"selected-{name}.json")
     rows = []
-    for number in range(1, run.config.iterations + 1):
-        spent = ["sft", *(f"iteration-{earlier}" for earlier in range(1, number + 1))]
-        agent = f"ipr-{number}"
-        rows += rows_of(run, run.evaluate(agent, split), "ipr", number, agent == chosen, spent, split)
+    for number, agent in enumerate(agents, start=1):
+        played = by_part(method.play(run, agent, split), split)
+        number = 0 if agent == name else number
+        budget = run.spent(method.spent(number))
+        for part, episodes in played.items():
+            rows.append(row(run.config, summarize(episodes, name, part), number, agent == chosen, budget))
     return rows
-
-
-def baseline_rows(run: Run, method: str, split: str) -> list[dict]:
-    """The rows of a baseline after every round (0: it trains from the base, at once); the round that dev chose is marked.
-
-    `selected-METHOD.json` keeps the choice; written when all is played, it says that the baseline is done.
-    """
-    path = run.folder / f"selected-{method}{'' if split == 'test' else '-' + split}.json"
-    if not path.exists():
-        rounds = TRAINED[method](run)
-        agents = {f"{method}-{n}" if len(rounds) > 1 else method: w for n, w in enumerate(rounds, start=1)}
-        dev = {a: summarize(run.evaluate(a, "dev", w), a, "dev")["reward"] for a, w in agents.items()}
-        for agent, weights in agents.items():
-            run.evaluate(agent, split, weights)
-        choice = {"agent": max(dev, key=dev.get), "agents": list(agents), "dev": dev}
-        write_whole(path, json.dumps(choice, indent=1) + "\n")
-    choice = json.loads(path.read_text(encoding="utf-8"))
-    rows = []
-    from_base = method in FROM_BASE
-    for number, agent in enumerate(choice["agents"], start=1):
-        spent = [*([] if from_base else ["sft"]), *(f"{method}/{earlier}" for earlier in range(1, number + 1))]
-        episodes = read_trajectories(run.folder / "evaluations" / f"{agent}-{split}.jsonl")
-        rows += rows_of(run, episodes, method, 0 if from_base else number, agent == choice["agent"], spent, split)
-    return rows
-
-
-def rows_of(
-    run: Run, played: list[Trajectory], method: str, iteration: int, selected: bool, stages: list[str], split: str
-) -> list[dict]:
-    """Lines of the results file (columns of `evaluation.RESULTS`): the split, and its parts."""
-    budget = run.spent(stages)
-    parts = by_part(played, split)
-    return [row(run.config, summarize(part, method, name), iteration, selected, budget) for name, part in parts.items()]
 
 
 def row(c: Config, summary: dict, iteration: int, selected: bool, budget: dict[str, int]) -> dict:
@@ -181,26 +143,25 @@ def _share(run: Run, other: Path) -> None:
     depend on nothing that differs."""
     if run.folder == other or (run.folder / "sft").exists() or not (other / "sft").exists():
         return
-    theirs = json.loads((other / "config.json").read_text(encoding="utf-8"))
-    if any(theirs[name] != getattr(run.config, name) for name in _OF_SFT):
+    theirs = read_json(other / "config.json", dict, "remove the folder")
+    differs = {name for name, value in asdict(run.config).items() if theirs.get(name, getattr(Config(), name)) != value}
+    if differs - set(_AFTER_SFT):
         return
-    names, stages = ["demonstrations.jsonl", "sft_log.csv", "expert_step_rewards.jsonl"], ["sft"]
+    names, stages = ["demonstrations.jsonl", "sft_log.csv"], ["sft"]
     names += [
-        f"evaluations/{p.name}" for a in ("base", "sft", "expert") for p in other.glob(f"evaluations/{a}-*.jsonl")
+        f"evaluations/{p.name}" for a in ("base", "sft", "careful") for p in other.glob(f"evaluations/{a}-*.jsonl")
     ]
-    if all(theirs[name] == getattr(run.config, name) for name in _OF_PAIRS):
-        names += [
-            f"iteration-1/{name}"
-            for name in ("explorations.jsonl", "step_rewards.jsonl", "pairs.jsonl", "pair_counts.json")
-        ]
+    if not differs - set(_AFTER_PAIRS):
+        made = ("explorations.jsonl", "step_rewards.jsonl", "pairs.jsonl", "pair_counts.json")
+        names += [f"iteration-1/{name}" for name in made]
         stages += ["iteration-1/explore", "iteration-1/score"]
-    spent = json.loads((other / "budget.json").read_text(encoding="utf-8"))
+    spent = read_json(other / "budget.json", dict, "remove the folder")
     for stage in stages:
         run.spend(stage, **spent.get(stage, {}))
-    whole(run.folder / "sft", lambda aside: shutil.copytree(other / "sft", aside))
     for name in names:
         if (other / name).exists():
             whole(run.folder / name, lambda aside: shutil.copy(other / name, aside))
+    whole(run.folder / "sft", lambda aside: shutil.copytree(other / "sft", aside))
 
 
 def _file_name(setting: str) -> str:

@@ -14,8 +14,8 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from ipr_lite.chat import Chat
+from ipr_lite.records import Message, Trajectory
 from ipr_lite.rollout import Episode, played
-from ipr_lite.trajectory import Message, Trajectory
 
 Write = Callable[[list[list[int]]], list[list[int]]]
 """Histories in tokens -> for each the tokens of the next message, its end token included."""

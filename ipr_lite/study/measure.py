@@ -17,7 +17,7 @@ from ipr_lite.chat import Chat, Encoded, EncodedPair
 from ipr_lite.engine.cache import capacity_for
 from ipr_lite.engine.memory import AGENT_SHARE, config_of
 from ipr_lite.engine.rollouts import Rollouts
-from ipr_lite.engine.trl import PreferenceSettings, TrainSettings, train_preferences, train_sft
+from ipr_lite.engine.trl import train_preferences, train_sft
 from ipr_lite.model import (
     TINY_BASE,
     Scale,
@@ -29,6 +29,7 @@ from ipr_lite.model import (
     set_adapter_weights,
 )
 from ipr_lite.rollout import Episode
+from ipr_lite.train import PreferenceSettings, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Measured:
     peak: int | None
 
 
-def jobs(policy, tokenizer, scale: Scale, batch_size: int, folder: Path) -> Iterator[tuple[str, Callable[[], int]]]:
+def jobs(policy, tokenizer, scale: Scale, batch_size: int) -> Iterator[tuple[str, Callable[[], int]]]:
     """A stage's name and its work, which returns the tokens it read: two updates of each training with rows of full
     length, and rollouts whose histories grow into the longest places of the cache."""
     length, settings = scale.max_length, {
@@ -54,7 +55,7 @@ def jobs(policy, tokenizer, scale: Scale, batch_size: int, folder: Path) -> Iter
     pair = EncodedPair(tokens[:-agent], side, side[::-1], mask, mask, "step")
 
     def sft() -> int:
-        train_sft(policy, tokenizer, [example] * 2 * batch_size, TrainSettings(max_steps=2, **settings), folder)
+        train_sft(policy, tokenizer, [example] * 2 * batch_size, TrainSettings(max_steps=2, **settings))
         return 2 * batch_size * length
 
     def rollouts() -> int:
@@ -69,7 +70,7 @@ def jobs(policy, tokenizer, scale: Scale, batch_size: int, folder: Path) -> Iter
 
     def train() -> int:
         set_adapter_weights(policy, adapter_weights(policy), "sft")
-        train_preferences(policy, tokenizer, [pair] * 2 * batch_size, PreferenceSettings(updates=2, **settings), folder)
+        train_preferences(policy, tokenizer, [pair] * 2 * batch_size, PreferenceSettings(updates=2, **settings))
         return 2 * batch_size * 2 * length
 
     yield "sft", sft
@@ -100,17 +101,16 @@ def measure(scale: Scale, precision: str, batch_size: int) -> dict[str, Measured
     tokenizer, cuda, found = load_tokenizer(scale.model), torch.cuda.is_available(), {}
     policy = add_adapters(load_base(scale.model, precision, scale.attention), scale, seed=0)
     set_adapter_weights(policy, adapter_weights(policy), "explorer")
-    with TemporaryDirectory() as folder:
-        for stage, work in jobs(policy, tokenizer, scale, batch_size, Path(folder)):
-            if cuda:
-                torch.cuda.synchronize()
-                torch.cuda.reset_peak_memory_stats()
-            start = time.perf_counter()
-            tokens = work()
-            if cuda:
-                torch.cuda.synchronize()
-            peak = torch.cuda.max_memory_allocated() if cuda else None
-            found[stage] = Measured(time.perf_counter() - start, tokens, peak)
+    for stage, work in jobs(policy, tokenizer, scale, batch_size):
+        if cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        tokens = work()
+        if cuda:
+            torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated() if cuda else None
+        found[stage] = Measured(time.perf_counter() - start, tokens, peak)
     return found
 
 

@@ -8,21 +8,11 @@ from statistics import fmean
 
 import torch
 
+from ipr_lite import envs
+from ipr_lite.config import Scale
 from ipr_lite.engine.memory import config_of, expected
 from ipr_lite.engine.out_of_memory import remedies
-from ipr_lite.model import Scale, pick_device, portable
-
-SCORED = {"shop": 0.1, "sql": 0.15, "house": 0.02, "all": 0.1}
-"""About the share of steps that differ in action and outcome, which are scored, on both sides."""
-
-SECONDS = {
-    "shop": (0.9, 3.4, 0.05, 0.06, 0.15),
-    "sql": (0.6, 3.9, 0.08, 0.14, 0.12),
-    "house": (1.4, 5.4, 0.06, 0.5, 0.3),
-    "all": (1.0, 4.2, 0.06, 0.2, 0.2),
-}
-"""Of an SFT update, an update on pairs, an exploration, a Monte Carlo rollout and an evaluation episode, on one core
-beside another busy one; measured in the comparisons' runs (all: their mean)."""
+from ipr_lite.model import pick_device, portable
 
 TWO_CORES = 0.6
 """The share of that time that two idle cores need for the default run."""
@@ -75,22 +65,22 @@ def _fits(found: dict[str, dict[str, int]], scale: Scale, batch_size: int, card:
 def plan(run) -> str:
     """What a run will do, in counts, and about how long it takes, before it starts."""
     c = run.config
-    experts = run.demonstrations()
-    starts = sum(t.steps for t in experts)
-    kind = c.env.partition("-")[0]
-    rollouts = round(starts * SCORED[kind]) * 2 * c.samples
+    demonstrations = run.demonstrations()
+    starts = sum(t.steps for t in demonstrations)
+    world = envs.world(c.env)
+    rollouts = round(starts * world.scored) * 2 * c.samples
     episodes = (3 + c.iterations) * (c.dev + c.test)
-    sft_updates = math.ceil(c.sft_epochs * len(experts) / c.batch_size)
+    sft_updates = math.ceil(c.sft_epochs * len(demonstrations) / c.batch_size)
     updates = sft_updates + c.iterations * c.updates
     lines = [
         f"{c.env}, scale {c.scale}, {c.precision}, seed {c.seed}: {pick_device()[2]}",
-        f"{len(experts)} demonstrations with {starts} steps, mean outcome {fmean(t.reward for t in experts):.3f}",
+        f"{len(demonstrations)} demonstrations with {starts} steps, mean outcome {fmean(t.reward for t in demonstrations):.3f}",
         f"{c.iterations} iterations, each: {starts} explorations, about {rollouts} Monte Carlo "
         f"rollouts (N = {c.samples}), {c.updates} updates of {c.batch_size} pairs",
         f"{updates} updates and {episodes} evaluation episodes in all",
     ]
     if c.scale == "tiny":
-        sft, update, start, rollout, episode = SECONDS[kind]
+        sft, update, start, rollout, episode = world.seconds
         seconds = 20 + sft * sft_updates + update * c.iterations * c.updates + episode * episodes
         seconds += c.iterations * (start * starts + rollout * rollouts)
         lines.append(f"about {max(1, round(TWO_CORES * seconds / 60))} minutes on 2 CPU cores")

@@ -8,37 +8,31 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from ipr_lite.engine.safe_text import one_line
 from ipr_lite.evaluation import student_interval
+from ipr_lite.methods import METHODS
 from ipr_lite.records import StepReward
 from ipr_lite.study.results import agent_order, show, show_interval, show_signed
 
-PALETTE = {
-    "base": "#c4c4c4",
-    "sft": "#e69f00",
-    "random-pairs": "#cc79a7",
-    "sft-long": "#d55e00",
-    "sft-careful": "#117733",
-    "ipr": "#0b4f9e",
-    "eto": "#5e1848",
-    "expert": "#000000",
-}
-MARKERS = {
-    "base": "X", "sft": "o", "random-pairs": "P", "sft-long": "v", "sft-careful": "^",
-    "ipr": "D", "eto": "s", "expert": "*",
-}  # fmt: skip
-HATCHES = {
-    "base": "..", "sft": "", "random-pairs": "xx", "sft-long": "\\\\", "sft-careful": "//",
-    "ipr": "", "eto": "--", "expert": "",
-}  # fmt: skip
+PALETTE = {name: method.colour for name, method in METHODS.items()}
+MARKERS = {name: method.marker for name, method in METHODS.items()}
+HATCHES = {"base": "..", "random-pairs": "xx", "sft-long": "\\\\", "sft-careful": "//", "eto": "--"}
 _OTHER = "#8a8a8a"
 _LN2 = math.log(2)
+
+
+def style_of(method: str) -> tuple[str, str]:
+    """The colour and the marker of a method; grey for one that nobody knows."""
+    known = METHODS.get(method)
+    return (known.colour, known.marker) if known else (_OTHER, "h")
 
 
 class PngFigure(Figure):
@@ -106,14 +100,14 @@ def learning_curves(log: Sequence[dict] | pd.DataFrame, title: str = "Training")
 
 
 def reward_by_agent(rows: Sequence[dict], split: str = "test") -> Figure:
-    """Mean outcome reward of every agent on a split with its 95 % interval; the expert is a line.
+    """Mean outcome reward of every agent on a split with its 95 % interval; the careful person is a line.
 
     `rows` are metrics rows. Raises ValueError when none is of that split.
     """
     rows = sorted((row for row in rows if row["split"] == split), key=lambda row: agent_order(row["agent"]))
     if not rows:
         raise ValueError(f"no metrics of the split {split!r}")
-    bars = [row for row in rows if row["agent"] != "expert"]
+    bars = [row for row in rows if row["agent"] != "careful"]
     figure, (axis,) = _figure(max(4.2, 1.0 + 0.8 * len(bars)), 3.2)
     for place, row in enumerate(bars):
         method = method_of(row["agent"])
@@ -123,11 +117,12 @@ def reward_by_agent(rows: Sequence[dict], split: str = "test") -> Figure:
             axis.errorbar(place, row["reward"], yerr=reach, color="#333333", capsize=3, linewidth=1.2)
         axis.annotate(show(row["reward"], 2), (place, row["reward"] / 2), ha="center", va="center", fontsize=8, bbox={"boxstyle": "round", "fc": "white", "ec": "none"})  # fmt: skip
     for row in rows:
-        if row["agent"] == "expert":
-            axis.axhline(row["reward"], color=PALETTE["expert"], linestyle="--", linewidth=1)
-            axis.annotate(f"expert {show(row['reward'], 2)}", (0.01, row["reward"]), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8, va="bottom")  # fmt: skip
+        if row["agent"] == "careful":
+            axis.axhline(row["reward"], color=PALETTE["careful"], linestyle="--", linewidth=1)
+            axis.annotate(f"careful {show(row['reward'], 2)}", (0.01, row["reward"]), (0, 2), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=8, va="bottom")  # fmt: skip
     axis.axhline(0, color="#333333", linewidth=0.8)
-    axis.set_xticks(range(len(bars)), [row["agent"] for row in bars], rotation=20 if len(bars) > 5 else 0)
+    names = [one_line(row["agent"], 40) for row in bars]
+    axis.set_xticks(range(len(bars)), names, rotation=20 if len(bars) > 5 else 0, parse_math=False)
     axis.margins(y=0.14)
     axis.set_ylabel("mean outcome reward")
     axis.set_xlabel("agent (bars: 95 % interval over tasks)")
@@ -147,7 +142,7 @@ def step_reward_strip(step_rewards: Sequence[StepReward]) -> Figure:
     if not step_rewards:
         raise ValueError("no step rewards to draw")
     figure, (axis,) = _figure(max(4.2, 1.6 + 0.7 * max(item.step for item in step_rewards)), 3.0)
-    looks = {"expert": ("#000000", "o", -0.06), "agent": ("#0b4f9e", "D", 0.06)}
+    looks = {"demonstrator": ("#000000", "o", -0.06), "agent": ("#0b4f9e", "D", 0.06)}
     for who, (colour, marker, shift) in looks.items():
         items = sorted((item for item in step_rewards if item.who == who), key=lambda item: item.step)
         for item in items:
@@ -158,11 +153,11 @@ def step_reward_strip(step_rewards: Sequence[StepReward]) -> Figure:
                 _, low, high = student_interval(item.samples)
                 axis.plot([x, x], [low, high], color=colour, linewidth=1, alpha=0.6)
         if items:
-            style = "-" if who == "expert" else ":"
+            style = "-" if who == "demonstrator" else ":"
             axis.plot([i.step + shift for i in items], [i.reward_mc for i in items], style, color=colour, marker=marker, markersize=6, label=f"{who}: mean (line), rollouts (dots)")  # fmt: skip
-    outcomes = sorted({item.outcome for item in step_rewards if item.who == "expert"})
+    outcomes = sorted({item.outcome for item in step_rewards if item.who == "demonstrator"})
     for outcome in outcomes[:1]:
-        axis.axhline(outcome, color="#999999", linewidth=0.8, label="outcome of the expert's episode")
+        axis.axhline(outcome, color="#999999", linewidth=0.8, label="outcome of the demonstration")
     axis.xaxis.get_major_locator().set_params(integer=True)
     every = [value for item in step_rewards for value in (item.reward_mc, item.outcome, *item.samples)]
     axis.set_ylim(min(0.0, *every) - 0.08, max(1.0, *every) + 0.08)
@@ -190,7 +185,7 @@ def effect_forest(table: pd.DataFrame) -> Figure:
     lines = [(name, r.difference, r.difference_low, r.difference_high, r.pairs) for name, r in zip(names, rows)]
     sure = [name for row, name in zip(rows, names) if row.difference_low > 0]
     takeaway = "interval above 0: " + ", ".join(sure) if sure else "no interval lies above zero"
-    styles = [(PALETTE.get(row.method, _OTHER), MARKERS.get(row.method, "h")) for row in rows]
+    styles = [style_of(row.method) for row in rows]
     return forest(
         lines, f"reward minus {baseline}, paired by seed (95 % interval)", f"Gain over {baseline}", takeaway, styles
     )
@@ -213,13 +208,54 @@ def forest(
             axis.plot([low, high], [place, place], color=colour, linewidth=2)
         axis.plot(mean, place, marker, color=colour, markersize=7)
         axis.annotate(f"{show_signed(mean)}  (n = {n})", (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center")  # fmt: skip
-    axis.set_yticks(range(len(rows)), [row[0] for row in rows][::-1])
+    axis.set_yticks(range(len(rows)), [one_line(row[0], 60) for row in reversed(rows)], parse_math=False)
     axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.axvline(0, color="#333333", linewidth=1)
-    axis.set_xlabel(xlabel)
+    axis.set_xlabel(one_line(xlabel, 80), parse_math=False)
     sizes = sorted({row[4] for row in rows})
     seeds = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     return _titled(figure, f"{title} (n = {seeds} seeds)", takeaway)
+
+
+def method_panels(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], names: Mapping[str, str], seeds: int, title: str
+) -> Figure:
+    """Mean reward on test: a panel a world, a row a method of `names` (method -> what it is called here).
+
+    `panels`: world -> method -> its reward by seed; one number alone where seeds change nothing, none where it lacks seeds.
+    The dashed line is the base's.
+    """
+    figure = PngFigure(figsize=(9.6, 1.9 + 0.34 * len(names)), layout="constrained", facecolor="white")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (world, found) in zip(axes, panels.items(), strict=True):
+        axis.spines[["top", "right"]].set_visible(False)
+        for base in found["base"]:
+            axis.axvline(base, color="#777777", linestyle="--", linewidth=1)
+        for place, method in enumerate(reversed(names)):
+            values, colour = found[method], PALETTE[method]
+            if not values:
+                axis.annotate("too few seeds", (0.02, place), fontsize=7, color="#777777", va="center")
+                continue
+            mean, low, high = student_interval(values)
+            if not math.isnan(low):
+                axis.plot([low, high], [place, place], color=colour, linewidth=2)
+                axis.plot(values, [place] * len(values), "|", color="#333333", markersize=6, alpha=0.5)
+            axis.plot(
+                mean, place, MARKERS[method], color=colour, markersize=8, markeredgecolor="#333333", markeredgewidth=0.5
+            )
+        axis.set(xlim=(-0.02, 1.04), ylim=(-0.6, len(names) - 0.4), xlabel="mean reward on test")
+        axis.set_title(world, fontsize=10)
+        axis.tick_params(labelsize=8)
+        axis.xaxis.label.set_size(9)
+    axes[0].set_yticks(range(len(names)), list(reversed(names.values())), fontsize=9)
+    keys = [
+        Line2D([], [], color="#333333", marker="o", linewidth=2, label="mean, 95 % interval over seeds"),
+        Line2D([], [], color="#333333", marker="|", linewidth=0, alpha=0.5, label="a seed"),
+        Line2D([], [], color="#777777", linestyle="--", linewidth=1, label="the untrained base"),
+    ]
+    figure.legend(handles=keys, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    told = f"n = {seeds} seeds, the same in every panel; surely: the 95 % interval of the difference, paired by seed, is above 0"
+    return _titled(figure, title, told)
 
 
 def mc_convergence(samples: Sequence[Sequence[float]], truth: float) -> Figure:
@@ -252,7 +288,7 @@ def rollout_speed(rows: pd.DataFrame) -> Figure:
 
     `rows` has the columns `bench.COLUMNS`. Raises ValueError without rows of the part "ways".
     """
-    parts = {part: group for part, group in rows.groupby("part")}
+    parts = dict(list(rows.groupby("part")))
     if "ways" not in parts:
         raise ValueError("no way was measured: the rows hold no part `ways`")
     figure, (ways, samples, tasks, history) = _figure(9.6, 6.0, 4)
@@ -271,10 +307,7 @@ def rollout_speed(rows: pd.DataFrame) -> Figure:
     ways.set_xscale("log")
     ways.set_xlabel("rollouts a second (log scale)")
     ways.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
-    for axis, part, label in (
-        (samples, "samples", "rollouts N of a step"),
-        (tasks, "trajectories", "expert trajectories"),
-    ):
+    for axis, part, label in ((samples, "samples", "rollouts N of a step"), (tasks, "trajectories", "demonstrations")):
         if part not in parts:
             continue
         median = parts[part].groupby(part)[["seconds", "floor"]].median()
@@ -312,5 +345,5 @@ def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list]
 
 
 def _titled(figure: Figure, title: str, takeaway: str) -> Figure:
-    figure.suptitle(title + (f"\n{takeaway}" if takeaway else ""), fontsize=10)
+    figure.suptitle("\n".join(one_line(text, 120) for text in (title, takeaway) if text), fontsize=10, parse_math=False)
     return figure

@@ -1,6 +1,6 @@
 """How good step rewards are, and what they show (paper sections 5.3 and 5.4, Figures 3 and 4).
 
-`contrasts_sampled` takes the contrasts of a finished run's first round (agent and expert act differently and end
+`contrasts_sampled` takes the contrasts of a finished run's first round (agent and demonstrator act differently and end
 differently) and samples very many rollouts after either action, by several scorers. From those samples, what any
 number N of rollouts would have said is known without further runs: `pair_quality` draws from them.
 """
@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ipr_lite.envs.shop.env import Shop
-from ipr_lite.ipr import Run
-from ipr_lite.pairs import contrasts, empty_counts, steps_to_score
+from ipr_lite.ipr import round_of
+from ipr_lite.pairs import PairRule, contrast, steps_to_score
+from ipr_lite.records import Trajectory, read_trajectories
 from ipr_lite.rollout import stable_seed
+from ipr_lite.run import Run
 from ipr_lite.step_reward import ScoredStep, monte_carlo, steps_of
 from ipr_lite.study.results import keep_rows, read_table
-from ipr_lite.trajectory import Trajectory, read_trajectories
 
 COLUMNS = ("env", "seed", "scorer", "contrast", "id", "step", "who", "terminal", "outcome", "page_score", "samples")
 STEP_COLUMNS = ("env", "seed", "agent", "id", "reward", "steps", "step_rewards")
@@ -46,19 +46,19 @@ def measure(
 
 
 def contrasts_sampled(run: Run, samples: int, limit: int, scorers: Sequence[str]) -> list[dict]:
-    """A row for each action (agent's, expert's) of `limit` contrasts of round 1, and each scorer.
+    """A row for each action (agent's, demonstrator's) of `limit` contrasts of round 1, and each scorer.
 
     `scorers`: `base`, `sft`, or an iterate such as `ipr-1`. A row's `samples` are the outcomes of its rollouts, counted:
     `0.5x600;1.0x400`; where the action ended the episode, its outcome once.
     """
-    experts, states = run.demonstrations(), run.states(run.demonstrations())
-    left = contrasts(experts, run.explorations(1), run.env, run.rule, empty_counts())
+    demonstrations, states = run.demonstrations(), run.states(run.demonstrations())
+    found = contrast(demonstrations, round_of(run, 1, "explore"), run.env, PairRule.of(run.config))
+    left = [c for c in found if c.kind == "step" and c.open]
     random.Random(stable_seed(run.config.seed, "contrasts")).shuffle(left)
     steps = steps_to_score(left[:limit], states)
     rows = []
     for scorer in scorers:
-        weights = None if scorer == "base" else run.sft() if scorer == "sft" else run.iterate(int(scorer.split("-")[1]))
-        player = run.player(weights, 1.0, scorer)
+        player = run.player(run.agent(scorer), 1.0, scorer)
         scored = monte_carlo(steps, player, samples, stable_seed(run.config.seed, "truth"), run.bar(scorer))
         for number, (step, reward) in enumerate(zip(steps, scored)):
             rows.append({
@@ -71,8 +71,8 @@ def contrasts_sampled(run: Run, samples: int, limit: int, scorers: Sequence[str]
 
 
 def page_score(step: ScoredStep) -> float:
-    """AgentBoard's score of the page after an action; NaN outside the shop."""
-    return step.env.page_score() if isinstance(step.env, Shop) else float("nan")
+    """AgentBoard's score of the page after an action; NaN where the world has none."""
+    return step.env.page_score()
 
 
 def step_rewards_on_test(run: Run, agents: Sequence[str], tasks: int) -> list[dict]:
@@ -109,15 +109,15 @@ def pair_quality(rows: pd.DataFrame, scorer: str, n: int, tau: float, truth: str
     mine, theirs = (rows[rows["scorer"] == name].set_index(keys) for name in (scorer, truth or scorer))
     built = wrong = judged = total = 0
     for key in sorted(set(mine.index)):
-        agent, expert = (mine[mine["who"] == who].loc[key] for who in ("agent", "expert"))
+        agent, demonstrator = (mine[mine["who"] == who].loc[key] for who in ("agent", "demonstrator"))
         if truth == "page":
-            true = agent["page_score"] - expert["page_score"]
+            true = agent["page_score"] - demonstrator["page_score"]
         else:
-            values = (theirs[theirs["who"] == who].loc[key, "samples"] for who in ("agent", "expert"))
+            values = (theirs[theirs["who"] == who].loc[key, "samples"] for who in ("agent", "demonstrator"))
             true = np.subtract(*(np.mean(uncounted(text)) for text in values))
-        draws = (rng.choice(uncounted(side["samples"]), (DRAWS, n)).mean(axis=1) for side in (agent, expert))
+        draws = (rng.choice(uncounted(side["samples"]), (DRAWS, n)).mean(axis=1) for side in (agent, demonstrator))
         gain = np.subtract(*draws)
-        pair = gain > tau if agent["outcome"] > expert["outcome"] else gain < -tau
+        pair = gain > tau if agent["outcome"] > demonstrator["outcome"] else gain < -tau
         total += DRAWS
         built += pair.sum()
         judged += pair.sum() * (abs(true) > 1e-9)

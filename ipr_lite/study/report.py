@@ -8,25 +8,37 @@ from __future__ import annotations
 
 import base64
 import json
-import math
-import shlex
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from ipr_lite.config import Config
+from ipr_lite.engine.safe_text import command_line
 from ipr_lite.evaluation import compare_agents, read_metrics
-from ipr_lite.jsonl import DataError, write_whole
-from ipr_lite.records import Pair, StepReward, read_pairs, read_step_rewards
+from ipr_lite.records import (
+    DataError,
+    Pair,
+    StepReward,
+    Trajectory,
+    read_pairs,
+    read_step_rewards,
+    read_trajectories,
+    write_whole,
+)
 from ipr_lite.study import plots
-from ipr_lite.study.results import METRICS_HEADER, metrics_cells, show, show_interval, show_signed
-from ipr_lite.study.viewer import page, pair_html, table_html, trajectory_html
-from ipr_lite.trajectory import Trajectory, read_trajectories
+from ipr_lite.study.results import METRICS_HEADER, metrics_cells
+from ipr_lite.study.showcase import SHOWCASE
+from ipr_lite.study.viewer import PARTS, TEMPLATES, pair_html, trajectory_html
 
 T = TypeVar("T")
+
+OLD = "expert_step_rewards.jsonl"
+"""What `SHOWCASE` was called in older runs."""
 
 _STAGES = (
     ("explorations.jsonl", "explore"),
@@ -34,7 +46,7 @@ _STAGES = (
     ("pairs.jsonl", "pair"),
     ("train_log.csv", "train"),
 )
-_OPTIONS = ("env", "data", "scale", "model", "precision", "seed", "out")
+_COUNTED = {"win": "agent wins", "tie": "tie (dropped)", "lose": "demonstrator wins", "same_action": "same action"}
 
 
 class _Run:
@@ -48,7 +60,9 @@ class _Run:
         self.selected: dict[str, Any] = self.read("selected.json", _read_json) or {}
         self.metrics: list[dict] = self.read("metrics.csv", read_metrics) or []
         self.demonstrations: list[Trajectory] = self.read("demonstrations.jsonl", read_trajectories) or []
-        self.expert_rewards: list[StepReward] = self.read("expert_step_rewards.jsonl", read_step_rewards) or []
+        self.demonstration_rewards: list[StepReward] = (
+            self.read(SHOWCASE, read_step_rewards) or self.read(OLD, read_step_rewards) or []
+        )
         found = [path.name.removeprefix("iteration-") for path in folder.glob("iteration-*")]
         self.iterations = sorted(int(number) for number in found if number.isdigit())
 
@@ -66,6 +80,11 @@ class _Run:
     def has(self, name: str) -> bool:
         return (self.folder / name).exists()
 
+    def of_rounds(self, name: str, reader: Callable[[Path], T]) -> dict[int, T]:
+        """What `reader` makes of the file `name` of every round that has it."""
+        read = {n: self.read(f"iteration-{n}/{name}", reader) for n in self.iterations}
+        return {n: found for n, found in read.items() if found is not None}
+
     @property
     def failed(self) -> bool:
         return self.has("error.txt")
@@ -80,154 +99,102 @@ def report(run_dir: str | Path) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such run folder; give the folder that a run wrote")
     run = _Run(folder)
-    sections = [
-        ("What happened", _summary(run)),
-        ("Agents", _agents(run)),
-        ("Training", _curves(run)),
-        ("Pairs of each round", _counts(run)),
-        ("One demonstration and its step rewards", _trajectory(run)),
-        ("Three pairs", _pairs(run)),
-        ("Stages", _stages(run)),
-        ("Do it again", _again(run)),
-    ]
-    body = "\n".join(f"<section><h2>{title}</h2>{inside}</section>" for title, inside in sections if inside)
-    return write_whole(folder / "report.html", page(f"IPR Lite: {folder.resolve().name}", _notes(run) + body))
+    pairs = run.of_rounds("pairs.jsonl", read_pairs)
+    facts = {
+        "title": f"IPR Lite: {folder.resolve().name}",
+        "run": run,
+        "empty": [number for number, found in pairs.items() if not found],
+        "warnings": [(name, text.strip()) for name, text in _warnings(run) if text.strip()],
+        "why": (run.read("error.txt", _read_text) or "error.txt is empty").strip(),
+        "rounds": _rounds(run),
+        **_agents(run),
+        "curves": _curves(run),
+        **_counts(run),
+        **_demonstration(run),
+        **_pairs(next(filter(None, pairs.values()), [])),
+        "stages": _stages(run),
+        "command": _command(run),
+    }
+    return write_whole(folder / "report.html", TEMPLATES.get_template("report.html").render(facts))
 
 
-def _notes(run: _Run) -> str:
-    notes = []
-    if run.failed:
-        why = run.read("error.txt", _read_text) or "error.txt is empty"
-        notes.append(
-            f"<strong>This run failed.</strong><pre>{escape(why.strip())}</pre>"
-            "What to do: follow the remedy in the message, if it names one, and give the same command again "
-            "(below). Whole stages are kept: the run goes on after the last one."
-        )
-    for number in run.iterations:
-        if run.read(f"iteration-{number}/pairs.jsonl", read_pairs) == []:
-            notes.append(
-                f"<strong>Round {number} built no pairs.</strong> Agent and expert did the same, or no difference passed "
-                "both thresholds. Explore with a higher temperature, lower the thresholds, take more demonstrations or "
-                "train the SFT agent for fewer epochs."
-            )
+def _warnings(run: _Run) -> Iterable[tuple[str, str]]:
     for name in ("warnings.txt", *(f"iteration-{number}/warnings.txt" for number in run.iterations)):
-        text = run.read(name, _read_text)
-        if text and text.strip():
-            notes.append(f"<strong>Warnings ({escape(name)})</strong><pre>{escape(text.strip())}</pre>")
-    notes += [escape(trouble) for trouble in run.troubles]
-    return "".join(f'<div class="note">{note}</div>' for note in notes)
-
-
-def _summary(run: _Run) -> str:
-    env = escape(str(run.config.get("env", "text")))
-    told = [
-        f"An agent was to learn the {env} world from {len(run.demonstrations)} demonstrations and {_rounds(run)} of IPR."
-    ]
-    split = _headline_split(run)
-    reward = {row["agent"]: row for row in run.metrics if row["split"] == split}
-    chosen = "ipr" if "ipr" in reward else run.selected.get("agent")
-    if "sft" in reward and chosen in reward:
-        called = "IPR" + (f" ({run.selected['agent']}, chosen on dev)" if "agent" in run.selected else "")
-        told.append(
-            f"On the {int(reward['sft']['n'])} tasks of {escape(split)} its mean reward went from "
-            f"<strong>{show(reward['sft']['reward'])}</strong> (SFT) to <strong>{show(reward[chosen]['reward'])}</strong> ({escape(called)})."
-        )
-        told.append(_difference(run, chosen, split))
-        if "expert" in reward:
-            told.append(f"The expert gets {show(reward['expert']['reward'])}.")
-    elif "sft" in reward:
-        told.append(f"The SFT agent's mean reward on {escape(split)} is <strong>{show(reward['sft']['reward'])}</strong>; no IPR agent was scored there.")  # fmt: skip
-    else:
-        told.append("No agent has been scored on test tasks yet." if not run.failed else "It stopped before an agent was scored on test tasks.")  # fmt: skip
-    return f"<p>{' '.join(filter(None, told))}</p>"
-
-
-def _difference(run: _Run, chosen: str, split: str) -> str:
-    names = [name for name in dict.fromkeys((chosen, run.selected.get("agent"))) if name]
-    after = next((f for f in (run.read(f"evaluations/{n}-{split}.jsonl", read_trajectories) for n in names) if f), None)
-    before = run.read(f"evaluations/sft-{split}.jsonl", read_trajectories)
-    if not after or not before or not {t.id for t in after} & {t.id for t in before}:
-        return ""
-    mean, low, high, n = compare_agents(after, before)
-    verdict = "The interval holds zero: this run alone shows no sure gain."
-    if low > 0:
-        verdict = "The interval lies above zero: luck with the tasks alone seldom gives such a gain."
-    elif high < 0:
-        verdict = "The interval lies below zero: IPR made the agent worse."
-    elif math.isnan(low):
-        verdict = ""
-    return (
-        f"Task by task the difference is <strong>{show_signed(mean)}</strong> (95 % interval {show_interval(low, high)}, "
-        f"n = {n} tasks, one seed). {verdict} Only several seeds tell whether another run would gain as much."
-    )
+        yield name, run.read(name, _read_text) or ""
 
 
 def _rounds(run: _Run) -> str:
     done = sum(run.has(f"iteration-{number}/train_log.csv") for number in run.iterations)
     planned = run.config.get("iterations", done)
     rounds = "1 round" if planned == 1 else f"{planned} rounds"
-    return escape(rounds if planned == done else f"{rounds} ({done} done)")
+    return rounds if planned == done else f"{rounds} ({done} done)"
 
 
-def _headline_split(run: _Run) -> str:
+def _agents(run: _Run) -> dict[str, Any]:
+    """The rows of SFT, IPR and the careful person on the test split, the gain, and all agents as a table and a figure."""
     splits = sorted({str(row["split"]) for row in run.metrics} - {"train", "dev"})
-    return "test" if "test" in splits or not splits else splits[0]
+    split = "test" if "test" in splits or not splits else splits[0]
+    row_of = {row["agent"]: row for row in run.metrics if row["split"] == split}
+    chosen = "ipr" if "ipr" in row_of else run.selected.get("agent")
+    bars = None
+    if row_of:
+        caption = f"Mean outcome reward on {split}; the dashed line is the careful person."
+        bars = figure_html(plots.reward_by_agent(run.metrics, split), caption)
+    return {
+        "split": split,
+        "sft": row_of.get("sft"),
+        "ipr": row_of.get(chosen),
+        "careful": row_of.get("careful"),
+        "gain": _gain(run, chosen, split),
+        "agents_header": METRICS_HEADER,
+        "agents": [metrics_cells(row) for row in run.metrics],
+        "bars": bars,
+    }
 
 
-def _agents(run: _Run) -> str:
-    if not run.metrics:
-        return ""
-    table = table_html(METRICS_HEADER, [metrics_cells(row) for row in run.metrics])
-    split = _headline_split(run)
-    if not any(row["split"] == split for row in run.metrics):
-        return table
-    return table + figure_html(
-        plots.reward_by_agent(run.metrics, split), f"Mean outcome reward on {split}; the dashed line is the expert."
-    )
+def _gain(run: _Run, chosen: str | None, split: str) -> tuple[float, float, float, int] | None:
+    """Mean, interval and n of the difference to SFT, task by task; None without episodes of both."""
+    names = [name for name in dict.fromkeys((chosen, run.selected.get("agent"))) if name]
+    after = next((f for f in (run.read(f"evaluations/{n}-{split}.jsonl", read_trajectories) for n in names) if f), [])
+    before = run.read(f"evaluations/sft-{split}.jsonl", read_trajectories) or []
+    return compare_agents(after, before) if {t.id for t in after} & {t.id for t in before} else None
 
 
-def _curves(run: _Run) -> str:
-    names = [("sft_log.csv", "SFT"), *((f"iteration-{n}/train_log.csv", f"Round {n}") for n in run.iterations)]
+def _curves(run: _Run) -> list[Markup]:
     figures = []
+    names = [("sft_log.csv", "SFT"), *((f"iteration-{n}/train_log.csv", f"Round {n}") for n in run.iterations)]
     for name, title in names:
         figure = run.read(
             name, lambda path: plots.learning_curves(pd.read_csv(path, comment="#", encoding="utf-8"), title)
         )
         if figure is not None:
             figures.append(figure_html(figure, f"{title}, from {name}."))
-    return "".join(figures)
+    return figures
 
 
-def _counts(run: _Run) -> str:
-    counted = [(n, run.read(f"iteration-{n}/pair_counts.json", _read_json)) for n in run.iterations]
-    rows = [
-        (n, kind, counts) for n, found in counted if found for kind, counts in found.items() if isinstance(counts, dict)
-    ]
-    if not rows:
-        return ""
+def _counts(run: _Run) -> dict[str, Any]:
+    counted = run.of_rounds("pair_counts.json", _read_json)
+    rows = [(n, kind, c) for n, found in counted.items() for kind, c in found.items() if isinstance(c, dict)]
     columns = list(dict.fromkeys(name for _, _, counts in rows for name in counts))
-    names = {"win": "agent wins", "tie": "tie (dropped)", "lose": "expert wins", "same_action": "same action"}
-    header = ["round", "kind", *(names.get(column, column) for column in columns)]
-    return table_html(header, [[n, kind, *(counts.get(c, "") for c in columns)] for n, kind, counts in rows])
+    return {
+        "counts_header": ["round", "kind", *(_COUNTED.get(column, column) for column in columns)],
+        "counts": [[n, kind, *(counts.get(column, "") for column in columns)] for n, kind, counts in rows],
+    }
 
 
-def _trajectory(run: _Run) -> str:
-    """The demonstration on which agent and expert differ most in step reward (round 1)."""
+def _demonstration(run: _Run) -> dict[str, Any]:
+    """The demonstration on which agent and demonstrator differ most in step reward (round 1)."""
     first = f"iteration-{run.iterations[0]}/step_rewards.jsonl" if run.iterations else ""
-    scored = [*run.expert_rewards, *((run.read(first, read_step_rewards) or []) if first else [])]
     by_task: dict[str, list[StepReward]] = {}
-    for item in scored:
+    for item in [*run.demonstration_rewards, *((run.read(first, read_step_rewards) or []) if first else [])]:
         by_task.setdefault(item.id, []).append(item)
     shown = [t for t in run.demonstrations if t.id in by_task]
     if not shown:
-        return ""
+        return {"demonstration": None}
     best = max(shown, key=lambda t: (_spread(by_task[t.id]), t.id))
-    strip = plots.step_reward_strip(by_task[best.id])
-    return (
-        '<p class="soft">Of all demonstrations, the one where two actions differ most in step reward.</p>'
-        + figure_html(strip, "Each dot is the outcome of one rollout of the scorer after the action.")
-        + trajectory_html(best, by_task[best.id])
-    )
+    caption = "Each dot is the outcome of one rollout of the scorer after the action."
+    strip = figure_html(plots.step_reward_strip(by_task[best.id]), caption)
+    return {"demonstration": trajectory_html(best, by_task[best.id]), "strip": strip}
 
 
 def _spread(items: Sequence[StepReward]) -> float:
@@ -235,20 +202,14 @@ def _spread(items: Sequence[StepReward]) -> float:
     return max(rewards) - min(rewards)
 
 
-def _pairs(run: _Run) -> str:
+def _pairs(found: list[Pair]) -> dict[str, Any]:
     """The widest outcome pair, and the widest and the narrowest step pair, of the first round with pairs."""
-    found = next((p for p in (run.read(f"iteration-{n}/pairs.jsonl", read_pairs) for n in run.iterations) if p), [])
     outcome = sorted((p for p in found if p.kind == "outcome"), key=_gap)
     step = sorted((p for p in found if p.kind == "step"), key=_gap)
     chosen = outcome[-1:] + step[-1:] + step[:1] if len(step) > 1 else outcome[-2:] + step
     if len(chosen) < 3:
         chosen += [pair for pair in found if not any(pair is c for c in chosen)][: 3 - len(chosen)]
-    if not chosen:
-        return ""
-    note = "The pairs with the widest gap"
-    if len(step) > 1:
-        note += ", and the narrowest step pair: there Monte Carlo noise may have chosen the winner"
-    return f'<p class="soft">{note}.</p>' + "".join(pair_html(pair) for pair in chosen)
+    return {"pairs": [pair_html(pair) for pair in chosen], "narrow": len(step) > 1}
 
 
 def _gap(pair: Pair) -> tuple[float, str, int]:
@@ -258,45 +219,31 @@ def _gap(pair: Pair) -> tuple[float, str, int]:
     return better - worse, pair.id, pair.step
 
 
-def _stages(run: _Run) -> str:
+def _stages(run: _Run) -> list[tuple[str, str, str]]:
     planned = run.config.get("iterations")
     last = max([planned if isinstance(planned, int) else 0, *run.iterations])
-    names = [
-        ("demonstrations.jsonl", "demonstrations"),
-        ("sft_log.csv", "SFT"),
-        ("expert_step_rewards.jsonl", "score the expert"),
-    ]
+    names = [("demonstrations.jsonl", "demonstrations"), ("sft_log.csv", "SFT"), (SHOWCASE, "score demonstrations")]
     names += [(f"iteration-{n}/{name}", f"round {n}: {what}") for n in range(1, last + 1) for name, what in _STAGES]
     names += [("selected.json", "choose on dev"), ("metrics.csv", "evaluate")]
-    return table_html(
-        ("stage", "file", "state"), [(what, name, "done" if run.has(name) else "missing") for name, what in names]
-    )
+    return [(what, name, "done" if run.has(name) else "missing") for name, what in names]
 
 
-def _again(run: _Run) -> str:
-    command = run.config.get("command") or _command(run.config)
-    found = f"<pre>{escape(str(command))}</pre>"
-    for title, values in (("configuration", run.config), ("versions, seed, commit, checksums", run.manifest)):
-        if values:
-            text = json.dumps(values, indent=2, ensure_ascii=False)
-            found += f"<details><summary>{title}</summary><div><pre>{escape(text)}</pre></div></details>"
-    return found
+def _command(run: _Run) -> str:
+    """The command that does the run again: every option that differs from its default."""
+    words = ["run"]
+    for option in fields(Config):
+        value, flag = run.config.get(option.name, option.default), option.name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [f"--{flag}" if value else f"--no-{flag}"] if value != option.default else []
+        elif value != option.default:
+            words += [f"--{flag}", str(value)]
+    return command_line([*words, "--out", str(run.folder)])
 
 
-def _command(config: dict[str, Any]) -> str:
-    words = ["python", "-m", "ipr_lite", "run"]
-    for name in _OPTIONS:
-        if config.get(name) is not None:
-            words += [f"--{name}", str(config[name])]
-    return shlex.join([*words, *(["--quick"] if config.get("quick") else [])])
-
-
-def figure_html(figure: Figure, caption: str) -> str:
+def figure_html(figure: Figure, caption: str) -> Markup:
     """A figure inside a page, with its caption."""
-    data = base64.b64encode(plots.png_bytes(figure)).decode("ascii")
-    alt = escape(" ".join(figure.get_suptitle().split()))
-    scrolls = ' class="wide"' if figure.get_figwidth() > 6 else ""
-    return f'<figure{scrolls}><img alt="{alt}" src="data:image/png;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
+    png = Markup(base64.b64encode(plots.png_bytes(figure)).decode("ascii"))
+    return PARTS.figure(png, " ".join(figure.get_suptitle().split()), caption, figure.get_figwidth() > 6)
 
 
 def _read_text(path: Path) -> str:

@@ -10,12 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from ipr_lite.evaluation import cells_of, paired_difference, read_table, student_interval, write_csv
-from ipr_lite.jsonl import SCHEMA_VERSION, DataError
+from ipr_lite.methods import METHODS
+from ipr_lite.records import SCHEMA_VERSION, DataError
 
-METHODS = (
-    "base", "sft", "sft-long", "rft", "best-of-n", "best-of-n-oracle", "ppo", "step-ppo", "naive-step-dpo",
-    "eto", "random-pairs", "ipr", "sft-careful", "expert",
-)  # fmt: skip
 RESULTS = (
     "env", "method", "setting", "seed", "iteration", "selected", "split", "precision", "scale", "n",
     "reward", "success", "steps", "env_steps", "updates", "tokens",
@@ -61,15 +58,16 @@ def keep_rows(
 
 def read_results(path: str | Path) -> pd.DataFrame:
     """The rows of a results file. Raises DataError with file and column."""
-    return read_table(path, RESULTS)
+    return read_table(path, RESULTS).replace({"method": {"expert": "careful"}})  # the name in older files
 
 
 def agent_order(agent: str) -> tuple[int, int, str]:
-    """Sorts agents and methods: as in `METHODS`, the iterates just before `ipr`, the expert last."""
+    """Sorts agents and methods: as in `METHODS`, the iterates just before `ipr`, the careful person last."""
+    order = list(METHODS)
     iterate = re.fullmatch(r"ipr-(\d+)", agent)
     if iterate:
-        return METHODS.index("ipr") * 2 - 1, int(iterate.group(1)), agent
-    known = METHODS.index(agent) if agent in METHODS else METHODS.index("random-pairs")
+        return order.index("ipr") * 2 - 1, int(iterate.group(1)), agent
+    known = order.index(agent if agent in order else "random-pairs")
     return known * 2, 0, agent
 
 
@@ -128,17 +126,21 @@ def effect_table(results: pd.DataFrame, baseline: str = "sft", split: str = "tes
         against = reward.get((env, setting, precision, scale, baseline))
         if against is None:
             against = reward.get((env, "default", precision, scale, baseline), {})
-        shared = sorted(by_seed.keys() & against.keys())
         mean, low, high = student_interval([by_seed[seed] for seed in sorted(by_seed)])
-        gain = (math.nan,) * 3
-        if shared:
-            gain = paired_difference([by_seed[s] for s in shared], [against[s] for s in shared])
-        table.append((*key, len(by_seed), mean, low, high, *gain, len(shared)))
+        table.append((*key, len(by_seed), mean, low, high, *difference(by_seed, against)))
     columns = [*keys, "seeds", "mean", "low", "high", "difference", "difference_low", "difference_high", "pairs"]
     table.sort(key=lambda row: (row[0], row[1] != "default", row[1:4], agent_order(row[4])))
     found = pd.DataFrame(table, columns=columns)
     found.attrs["baseline"] = baseline
     return found
+
+
+def difference(first: dict[int, float], second: dict[int, float]) -> tuple[float, float, float, int]:
+    """Mean and 95 % interval of first - second over the seeds that both have, and their number."""
+    shared = sorted(first.keys() & second.keys())
+    if not shared:
+        return math.nan, math.nan, math.nan, 0
+    return *paired_difference([first[s] for s in shared], [second[s] for s in shared]), len(shared)
 
 
 def effect_markdown(table: pd.DataFrame) -> str:

@@ -1,24 +1,22 @@
 """What every round of a run has made, from the files of its folder alone: pairs, what was reused, dev reward.
 
-python -m ipr_lite.study.rounds "runs/shop/default/seed-*" --results data/results/shop_rounds.csv
+python -m ipr_lite rounds "runs/shop/default/seed-*" --results data/results/shop_rounds.csv
 """
 
 from __future__ import annotations
 
-import argparse
 import glob
 import json
 import math
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
 import pandas as pd
 
 from ipr_lite.config import Config
-from ipr_lite.records import read_pairs, read_step_rewards
+from ipr_lite.records import read_pairs, read_step_rewards, read_trajectories
 from ipr_lite.study.results import keep_rows
-from ipr_lite.trajectory import read_trajectories
 
 KINDS = tuple(f"{kind}_{end}" for kind in ("outcome", "step") for end in ("win", "tie", "lose"))
 COLUMNS = (
@@ -35,7 +33,7 @@ of the last five updates. NaN where the folder does not say.
 def round_rows(folder: str | Path) -> list[dict]:
     """Rows with the columns `COLUMNS` of a run's folder, round 0 first."""
     folder = Path(folder)
-    config = Config(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    config = Config.read(folder / "config.json")
     run = {"env": config.env, "setting": config.setting, "seed": config.seed}
     cloned = folder / "evaluations" / "sft-dev.jsonl"
     reward = fmean(t.reward for t in read_trajectories(cloned)) if cloned.exists() else math.nan
@@ -66,22 +64,15 @@ def round_rows(folder: str | Path) -> list[dict]:
     return rows
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Put the rounds of runs into a results file, in place of what it holds of the same runs."""
-    parser = argparse.ArgumentParser(prog="python -m ipr_lite.study.rounds", description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", help="folders of runs; a pattern may stand in quotes")
-    parser.add_argument("--results", required=True, type=Path, help="the CSV file")
-    options = parser.parse_args(arguments)
-    command = " ".join(["python -m ipr_lite.study.rounds", *(arguments if arguments is not None else sys.argv[1:])])
-    folders = [place for text in options.runs for place in sorted(glob.glob(text)) or [text]]
+def add_rounds(runs: Sequence[str], results: Path, command: str) -> int:
+    """Put the rounds of runs into a results file, in place of what it holds of the same runs. Returns how many.
+
+    runs: folders, or patterns of them.
+    """
+    folders = [place for text in runs for place in sorted(glob.glob(text)) or [text]]
     rows = [row for folder in folders for row in round_rows(folder)]
     keep_rows(
-        options.results, rows, COLUMNS, ("env", "setting", "seed", "iteration"), command,
+        results, rows, COLUMNS, ("env", "setting", "seed", "iteration"), command,
         lambda row: (row["env"], row["setting"] != "default", row["setting"], int(row["seed"]), int(row["iteration"])),
     )  # fmt: skip
-    print(f"{len(rows)} rounds: {options.results}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return len(rows)

@@ -1,6 +1,6 @@
 """How fast rollouts are: ways to do one job, side by side in one run, against the least time it could take.
 
-The job is what Monte Carlo step rewards cost: N rollouts from after every step of some expert trajectories, by the
+The job is what Monte Carlo step rewards cost: N rollouts from after every step of some demonstrations, by the
 scorer, at temperature 1. All ways play the same policy. The first two and `unmerged` read it as it is trained, a 4-bit
 base and an adapter; the others read one float copy of it, which the tiny scale can afford (`model.merged`).
 
@@ -26,24 +26,25 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import torch
 
+from ipr_lite.engine.merge import decoder
 from ipr_lite.engine.rollouts import Rollouts
 from ipr_lite.envs.base import TextEnv
-from ipr_lite.ipr import Run
-from ipr_lite.jsonl import SCHEMA_VERSION, write_whole
-from ipr_lite.model import decoder, set_adapter_weights
+from ipr_lite.ipr import ipr
+from ipr_lite.model import set_adapter_weights
+from ipr_lite.records import SCHEMA_VERSION, Task, Trajectory, write_whole
 from ipr_lite.rollout import Episode, stable_seed
+from ipr_lite.run import Run
 from ipr_lite.step_reward import step_of
 from ipr_lite.study import generate as plain_rollouts
 from ipr_lite.study import roofline as floor
 from ipr_lite.study.results import markdown_table
-from ipr_lite.trajectory import Task, Trajectory
 
 BATCH = 16
 """Of way `batched`: 8 to 16 were fastest of 1 to 128, since a batch waits for its longest message."""
@@ -62,7 +63,7 @@ Play = Callable[[list[Episode]], list[Trajectory]]
 
 @dataclass
 class Job:
-    """Rollouts of one scorer from after the steps of expert trajectories."""
+    """Rollouts of one scorer from after the steps of demonstrations."""
 
     run: Run
     model: object = field(init=False)
@@ -77,18 +78,18 @@ class Job:
 
     def episodes(self, trajectories: int, samples: int) -> list[Episode]:
         """Fresh episodes: `samples` from after every step of the first `trajectories` demonstrations."""
-        experts = self.run.demonstrations()
-        if trajectories > len(experts):
+        demonstrations = self.run.demonstrations()
+        if trajectories > len(demonstrations):
             raise ValueError(
-                f"the run has {len(experts)} demonstrations, not {trajectories}; give fewer --trajectories"
+                f"the run has {len(demonstrations)} demonstrations, not {trajectories}; give fewer --trajectories"
             )
-        states = self.run.states(experts)
+        states = self.run.states(demonstrations)
         found = []
-        for expert in experts[:trajectories]:
-            for t in range(1, expert.steps + 1):
-                step = step_of(states[expert.id][t - 1], expert, t, "expert")
+        for demonstration in demonstrations[:trajectories]:
+            for t in range(1, demonstration.steps + 1):
+                step = step_of(states[demonstration.key][t - 1], demonstration, t, "demonstrator")
                 for sample in range(0 if step.terminal else samples):
-                    seed = stable_seed(self.run.config.seed, step.task.id, t, step.action, sample)
+                    seed = stable_seed(self.run.config.seed, step.id, t, step.action, sample)
                     found.append(Episode(step.env.clone(), step.task, step.messages, seed))
         return found
 
@@ -235,17 +236,16 @@ def bench(
 
 def stages(run: Run) -> list[tuple[str, float]]:
     """Seconds of each stage of a first iteration: a run like this one in a folder aside, from its SFT policy on."""
-    names = {"explore": "explorations", "score": "step_rewards", "pairs": "pairs", "train": "train"}
     found = []
     with tempfile.TemporaryDirectory() as aside:
-        other = Run(run.config, Path(aside), quiet=True)
+        other = Run(replace(run.config, iterations=1), Path(aside), quiet=True)
         shutil.copytree(run.folder / "sft", other.folder / "sft")
         shutil.copy(run.folder / "demonstrations.jsonl", other.folder)
-        other.sft()
-        for stage, method in names.items():
-            start = time.perf_counter()
-            getattr(other, method)(1)
+        _ = other.sft(), other.policy
+        start = time.perf_counter()
+        for _, stage, _ in ipr(other):
             found.append((stage, time.perf_counter() - start))
+            start = time.perf_counter()
     return found
 
 
@@ -274,10 +274,10 @@ def turns(job: Job) -> list[tuple[str, int, float]]:
     """Seconds of one turn (an answer of the world, `WORDS` tokens by the agent) after each of the `HISTORIES`.
 
     (way, history, seconds): the time of four turns less that of two, over two. Each of `TALKS` conversations has a
-    history of its own, made of expert trajectories one after the other.
+    history of its own, made of demonstrations one after the other.
     """
-    experts = job.run.demonstrations()
-    answer = experts[0].messages[3]["content"]
+    demonstrations = job.run.demonstrations()
+    answer = demonstrations[0].messages[3]["content"]
     ways = {
         "batched_merged": job.plainly(plain_rollouts.generate, job.model, BATCH, WORDS),
         "ours": job.ours(job.model, max_new_tokens=WORDS, guess=False),
@@ -287,7 +287,7 @@ def turns(job: Job) -> list[tuple[str, int, float]]:
         for way, play in ways.items():
             spent = []
             for count in (2, 4):
-                episodes = [_talk(job, experts, number, history, answer, count) for number in range(TALKS)]
+                episodes = [_talk(job, demonstrations, number, history, answer, count) for number in range(TALKS)]
                 start = time.perf_counter()
                 play(episodes)
                 spent.append(time.perf_counter() - start)
@@ -295,10 +295,14 @@ def turns(job: Job) -> list[tuple[str, int, float]]:
     return found
 
 
-def _talk(job: Job, experts: list[Trajectory], number: int, history: int, answer: str, count: int) -> Episode:
-    """Conversation `number`: as many actions of experts as fit into `history` tokens, each with the same answer."""
-    actions = itertools.cycle(action for expert in experts[number:] + experts[:number] for action in expert.actions)
-    messages = list(experts[number].messages[:2])
+def _talk(job: Job, demonstrations: list[Trajectory], number: int, history: int, answer: str, count: int) -> Episode:
+    """Conversation `number`: as many actions of demonstrations as fit into `history` tokens, each with the same answer."""
+    actions = itertools.cycle(
+        action
+        for demonstration in demonstrations[number:] + demonstrations[:number]
+        for action in demonstration.actions
+    )
+    messages = list(demonstrations[number].messages[:2])
     while True:
         longer = [*messages, {"role": "assistant", "content": next(actions)}, {"role": "user", "content": answer}]
         if len(job.chat.prompt(longer)) > history:

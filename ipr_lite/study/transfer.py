@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ipr_lite import envs
 from ipr_lite.evaluation import by_part, summarize, write_metrics
-from ipr_lite.ipr import Run
+from ipr_lite.run import Run
 from ipr_lite.study.compare import row
 
 
 def transfer(folder: Path, data: str | None, split: str, limit: int, env: str | None = None) -> list[dict]:
-    """Rows of metrics: base, SFT, the iterate chosen on dev and the careful expert, greedy, on tasks of `data`.
+    """Rows of metrics: base, SFT, the iterate chosen on dev and the careful person, greedy, on tasks of `data`.
 
     folder: a finished run. env: the world, where it is not the run's (a run in all worlds, tried in one).
     Writes `transfer-SPLIT.csv` into the run's folder. Raises FileNotFoundError where there is no such run.
@@ -21,7 +21,7 @@ def transfer(folder: Path, data: str | None, split: str, limit: int, env: str | 
     name = env or run.config.env
     run.env = envs.make(name, data)
     tasks = envs.tasks(name, split, data)[:limit]
-    agents = {"base": "base", "sft": "sft", "ipr": run.select(), "expert": "expert"}
+    agents = {"base": "base", "sft": "sft", "ipr": run.select(), "careful": "careful"}
     rows = [
         summarize(part, shown, name)
         for shown, agent in agents.items()

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.envs.house.game import FLUENTS, Fact, Game, Literal
-from ipr_lite.trajectory import Task
+from ipr_lite.records import Task
 
 PREFIX = "Observation: "
 NO_ACTION = "Observation: Error Input. Your input must contains 'Action: '"
@@ -103,6 +103,8 @@ class House(TextEnv):
             return self._look()
         if command == "inventory":
             return f"You are carrying: {_a(self._held)}." if self._held else "You are not carrying anything."
+        if "\n" in command:
+            return NOTHING  # no pattern matches, but some look at every `from` in it for every other
         for pattern, method in _COMMANDS:
             found = pattern.fullmatch(command)
             if found and (text := method(self, *found.groups())) is not None:

@@ -44,6 +44,9 @@ class Game:
     goal: tuple[Literal, ...]
     instruction: str
 
+    def __deepcopy__(self, memo: dict) -> Game:
+        return self  # nothing in it changes
+
 
 def read_problem(problem: str, instruction: str, where: str = "problem") -> Game:
     """A `Game` from the text of a PDDL problem. Raises ValueError that names `where` and the part."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from ipr_lite.envs.house.env import AGENT, TOOLS, House
 from ipr_lite.envs.house.game import FLUENTS, Game, Literal
 from ipr_lite.envs.house.original import load, splits_of
-from ipr_lite.trajectory import Task
+from ipr_lite.records import Task
 
 WORLD_SEED = 30
 SIZES = {"train": 400, "dev": 100, "test_seen": 150, "test_unseen": 150}

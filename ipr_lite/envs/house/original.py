@@ -1,18 +1,18 @@
 """The originals' games: ALFWorld's own folders (`<split>/.../game.tw-pddl`), or JSON Lines of problems.
 
 A line of `games_<split>.jsonl` (or `.jsonl.gz`) holds `game`, `task` (the instruction) and
-`pddl_problem`; a `game.tw-pddl` holds `pddl_problem` and a grammar that tells the instruction.
+`pddl_problem`; a `game.tw-pddl` holds `pddl_problem` and a grammar that tells the instruction. What
+ALFWorld's own loader skips is left out with a warning that counts it.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
+import warnings
 from pathlib import Path
 
 from ipr_lite.envs.house.game import Game, read_problem
-from ipr_lite.trajectory import Task
+from ipr_lite.records import DataError, Task, lines_of, parse, read_text
 
 # Our split -> the originals' name of it.
 SPLITS = {"train": "train", "dev": "valid_train", "test_seen": "valid_seen", "test_unseen": "valid_unseen"}
@@ -34,8 +34,11 @@ def load(folder: str | Path, split: str) -> tuple[dict[str, Game], list[Task]]:
         )
     found, tasks = {}, []
     for where, name, instruction, problem in records:
-        found[name] = read_problem(problem, instruction, where)
-        kind = Path(name).parts[0].split("-")[0]
+        game = read_problem(problem, instruction, where)
+        if name in found:
+            raise DataError(f"{where}: the game {name} is in the folder twice; remove one of the files that hold it")
+        found[name] = game
+        kind = re.split(r"[-/\\]", name)[0]
         tasks.append(Task(name, "house", split, instruction, {"game": name, "type": kind}))
     return found, tasks
 
@@ -50,7 +53,7 @@ def splits_of(folder: str | Path) -> list[str]:
 
 
 def _line_files(folder: Path, split: str) -> list[Path]:
-    return sorted(folder.glob(f"games_{split}.jsonl*"))
+    return [path for end in ("jsonl", "jsonl.gz") if (path := folder / f"games_{split}.{end}").is_file()]
 
 
 def _game_files(folder: Path, split: str) -> list[Path]:
@@ -59,34 +62,37 @@ def _game_files(folder: Path, split: str) -> list[Path]:
 
 def _lines(folder: Path, split: str):
     for path in _line_files(folder, split):
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                where = f"{path}, line {number}"
-                record = _record(line, where)
-                yield where, *(_text(record, key, where) for key in ("game", "task", "pddl_problem"))
+        for number, line in lines_of(path):
+            where = f"{path}, line {number}"
+            record = _record(line, where)
+            yield where, *(_text(record, key, where) for key in ("game", "task", "pddl_problem"))
 
 
 def _games(folder: Path, split: str):
+    left_out = 0
     for path in _game_files(folder, split):
-        record = _record(path.read_text(encoding="utf-8"), str(path))
-        if record.get("solvable") is False:
+        name = path.parent.relative_to(folder / split).as_posix()
+        record = {} if re.search("movable|Sliced", name) else _record(read_text(path), str(path))
+        if not record.get("solvable"):
+            left_out += 1
             continue
         told = re.search(r"Your task is to: ([^\"\\]+)", _text(record, "grammar", str(path)))
         if not told:
             raise ValueError(f"{path}: the grammar tells no task ('Your task is to: ...')")
-        name = path.parent.relative_to(folder / split).as_posix()
         yield str(path), name, told.group(1), _text(record, "pddl_problem", str(path))
+    if left_out:
+        warnings.warn(
+            f"{folder / split}: {left_out} games are left out, as ALFWorld's own loader does: movable or sliced things, "
+            "or not known to be solvable",
+            stacklevel=2,
+        )
 
 
 def _record(text: str, where: str) -> dict:
     try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not valid JSON ({error.msg}); is the file cut off?") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{where}: expected a JSON object, a game")
-    return record
+        return parse(text, dict, "is the file cut off? Get it anew")
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def _text(record: dict, key: str, where: str) -> str:

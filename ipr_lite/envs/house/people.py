@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 
 from ipr_lite.envs import people
 from ipr_lite.envs.house.env import NOTHING, PREFIX, TOOLS, House
 from ipr_lite.envs.house.game import Game
 from ipr_lite.envs.house.generated import other_game
-from ipr_lite.trajectory import Task, Trajectory
+from ipr_lite.records import Task
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,6 @@ class Habits:
     forgets: float = 0.0
     wanders: float = 0.0
     fumbles: float = 0.0
-
-
-CAREFUL = Habits()
-HABITUAL = Habits(fixed_order=1.0, opens_all=0.6)
-SORTS = {"habitual": HABITUAL, "careful": CAREFUL}
-KEEP = 0.0
-"""Every habitual demonstration is kept: those that the step cap ended are what a habit costs."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +93,9 @@ _THOUGHTS = {
     "use": ("I turn on the light to look at it.", "With {name} in hand I use the lamp."),
 }
 
+# What the house says that was done: the verb, the thing or the furniture, and where.
+_DONE = re.compile(r"You (open|close|pick up|put|move|clean|heat|cool) the (\w+ \d+)(?: [a-z/]+ the (\w+ \d+))?")
+
 
 @dataclass
 class _Resident:
@@ -111,7 +108,7 @@ class _Resident:
     shut: set[str] = field(default_factory=set)
     here: str | None = None
     held: str | None = None
-    treated: bool = False
+    treated: set[str] = field(default_factory=set)
     home: str | None = None
     last: str = ""
     blocked: bool = False
@@ -120,41 +117,53 @@ class _Resident:
         self.errand = Errand.of(self.game)
         self.fixed = self.rng.random() < self.habits.fixed_order
         self.opens_all = self.rng.random() < self.habits.opens_all
-        self.treated = self.forgetful = self.habits.forgets > 0 and self.rng.random() < self.habits.forgets
-        self.holds = {(fact[1], fact[2]) for fact in self.game.static if fact[0] == "cancontain"}
+        self.forgetful = self.habits.forgets > 0 and self.rng.random() < self.habits.forgets
 
     # --- reading ---------------------------------------------------------------------------------
 
     def read(self, observation: str) -> None:
-        """Take in what the world answered to the last command."""
+        """Take in what the world says, above all to what was done last."""
         text = observation.removeprefix(PREFIX)
-        if found := re.search(r"(?:On|In) (?:the (.+?)|it), you see (.+)\.", text):
-            self.seen[found.group(1) or self.here] = re.findall(r"a ([a-z]+ \d+)", found.group(2))
+        if found := re.search(r"(?:On the (.+?)|The (.+?) is open\. In it), you see (.+)\.", text):
+            self.seen[found.group(1) or found.group(2)] = re.findall(r"a ([a-z]+ \d+)", found.group(3))
         if found := re.search(r"The (.+) is closed\.", text):
             self.shut.add(found.group(1))
-        verb = self.last.split(" ")[0]
+        verb, _, place = self.last.partition(" to ")
+        went = verb == "go" and place in self.game.receptacles
+        self.here = place if went else self.here
         # The house does not let one go where one already is, as furniture that shares a place is.
-        self.blocked = text == NOTHING and verb == "go"
-        if text.startswith("You open "):
-            self.shut.discard(self.here)
-        elif text.startswith("You close "):
-            self.shut.add(self.here)
-        elif text.startswith("You pick up "):
-            self.held, self.treated = self.last.removeprefix("take ").partition(" from ")[0], self.forgetful
-            self.seen[self.here].remove(self.held)
-        elif text.startswith(("You put ", "You move ")):
-            self.seen.setdefault(self.here, []).append(self.held)
-            self.held, self.home = None, None if self.forgetful else self.here
-            self.forgetful = False  # it did not count: back to it, and treated this time
-        elif verb in TOOLS and text.startswith("You "):
-            self.treated = True
+        self.blocked = went and text == NOTHING
+        if found := _DONE.match(text):
+            self._note(*found.groups())
+
+    def _note(self, verb: str, thing: str, place: str | None) -> None:
+        """What somebody did to a thing, or to furniture."""
+        errand = self.errand
+        if verb == "open":
+            self.shut.discard(thing)
+        elif verb == "close":
+            self.shut.add(thing)
+        elif verb == "pick up":
+            self.held = thing
+            for names in self.seen.values():
+                names[:] = [name for name in names if name != thing]
+            if self.home == place and place not in dict(self._known(errand.thing)).values():
+                self.home = None
+        elif verb in ("put", "move"):
+            self.seen.setdefault(place, []).append(thing)
+            self.held, self.forgetful = None, False  # if forgotten it did not count: back to it, and treated this time
+            if errand.count == 2 and _kind(place) == errand.target and _kind(thing) == errand.thing:
+                self.home = place
+        elif verb == errand.treatment:
+            self.treated.add(thing)
+        elif {verb, errand.treatment} == {"heat", "cool"}:
+            self.treated.discard(thing)
 
     # --- deciding --------------------------------------------------------------------------------
 
     def act(self, observation: str) -> str:
         """The next message, after what the house answered to the last one."""
-        if self.last:
-            self.read(observation)
+        self.read(observation)
         errand = self.errand
         if self.blocked:
             return self._say("look", f"examine {self.here}")
@@ -167,24 +176,29 @@ class _Resident:
             return self._say("open", f"open {self.here}")
         if self.held is None:
             return self._fetch()
+        if _kind(self.held) != errand.thing:
+            return self._put_down()
         if errand.lamp:
             return self._use_lamp()
-        if errand.treatment and not self.treated:
+        if errand.treatment and not self.forgetful and self.held not in self.treated:
             return self._treat()
         return self._deliver()
 
     def _fetch(self) -> str:
-        for place, names in self.seen.items():
-            for name in names:
-                if _kind(name) == self.errand.thing and place != self.home and not self._counts(name, place):
-                    if place != self.here:
-                        return self._go(place, "return")
-                    if place in self.shut:
-                        return self._say("open", f"open {place}")
-                    return self._say("take", f"take {name} from {place}", name=name)
+        for name, place in sorted(self._known(self.errand.thing), key=lambda one: one[0] not in self.treated):
+            if place != self.home and not self._counts(place):
+                if place != self.here:
+                    return self._go(place, "return")
+                if place in self.shut:
+                    return self._say("open", f"open {place}")
+                return self._say("take", f"take {name} from {place}", name=name)
         return self._search(self.errand.thing)
 
-    def _counts(self, name: str, place: str) -> bool:
+    def _known(self, kind: str) -> list[tuple[str, str]]:
+        """Things of a kind, and where they were seen."""
+        return [(name, place) for place, names in self.seen.items() for name in names if _kind(name) == kind]
+
+    def _counts(self, place: str) -> bool:
         """Of two things to bring, one may stand in its place from the start: the other joins it."""
         ready = self.errand.count == 2 and _kind(place) == self.errand.target and self.home in (None, place)
         if ready:
@@ -192,12 +206,10 @@ class _Resident:
         return ready
 
     def _use_lamp(self) -> str:
-        for place, names in self.seen.items():
-            for name in names:
-                if _kind(name) == self.errand.lamp:
-                    if place == self.here:
-                        return self._say("use", f"use {name}")
-                    return self._go(place, "return", thing=self.errand.lamp)
+        for name, place in self._known(self.errand.lamp):
+            if place == self.here:
+                return self._say("use", f"use {name}")
+            return self._go(place, "return", thing=self.errand.lamp)
         return self._search(self.errand.lamp)
 
     def _treat(self) -> str:
@@ -210,7 +222,14 @@ class _Resident:
 
     def _deliver(self) -> str:
         goals = [r for r in self.game.receptacles if _kind(r) == self.errand.target]
-        goal = self.home if self.home in goals else next((r for r in goals if r == self.here), goals[0])
+        return self._put(self.home if self.home in goals else next((r for r in goals if r == self.here), goals[0]))
+
+    def _put_down(self) -> str:
+        """Somebody took what was not asked for: it goes where it may be, here if it can."""
+        fitting = [r for r in self.game.receptacles if self._may_hold(r, _kind(self.held))]
+        return self._put(min(fitting, key=lambda r: (r != self.here, r in self.shut)))
+
+    def _put(self, goal: str) -> str:
         if self.here != goal:
             return self._go(goal, "carry")
         if goal in self.shut:
@@ -220,34 +239,28 @@ class _Resident:
     def _search(self, kind: str) -> str:
         if self.here in self.shut and self.here not in self.seen:
             return self._say("open", f"open {self.here}")
-        if (
-            self.opens_all
-            and self.here in self.seen
-            and _is_openable(self.game, self.here)
-            and self.here not in self.shut
-        ):
+        wide = _is_openable(self.game, self.here) and self.here not in self.shut
+        if self.opens_all and wide and self.here in self.seen:
             return self._say("close", f"close {self.here}")
         fresh = [r for r in self.game.receptacles if r not in self.seen and r not in self.shut]
         fresh += [r for r in self.game.receptacles if r in self.shut and r not in self.seen]
         if not self.fixed:
             fresh.sort(key=lambda r: (not self._may_hold(r, kind), _is_openable(self.game, r)))
-        if not fresh:
-            raise RuntimeError(f"{kind} is nowhere in this house: {self.game.instruction}")
+        if not fresh:  # it must have been overlooked
+            self.seen.clear()
+            return self._search(kind)
         return self._go(fresh[0], "search", thing=kind)
 
     def _may_hold(self, receptacle: str, kind: str) -> bool:
-        return (f"{_kind(receptacle)}type", f"{kind}type") in self.holds
+        return ("cancontain", f"{_kind(receptacle)}type", f"{kind}type") in self.game.static
 
     def _go(self, place: str, why: str, **words: str) -> str:
-        message = self._say(why, f"go to {place}", place=place, **words)
-        self.here = place
-        return message
+        return self._say(why, f"go to {place}", place=place, **words)
 
-    def did(self, action: str) -> None:
+    def did(self, observation: str, action: str) -> None:
         """They stand and hold what they would after this action, once the house has answered it."""
+        self.read(observation)
         self.last = action
-        if action.startswith("go to "):
-            self.here = action.removeprefix("go to ")
 
     def _say(self, why: str, command: str, **words: str) -> str:
         known = {"thing": self.errand.thing, "place": self.here or "it", "name": self.held or "it", "verb": ""}
@@ -255,44 +268,13 @@ class _Resident:
         return f"Thought: {self.rng.choice(_THOUGHTS[why]).format(**known | words)}\nAction: {command}"
 
 
-def demonstrate(task: Task, env: House, habits: Habits, rng: random.Random) -> Trajectory:
-    """One whole episode of a person with these habits; the environment is left at its end."""
-    return people.play(task, env, _Resident(env.games[task.setup["game"]], habits, rng))
-
-
-def guide(task: Task, env: House) -> people.Person:
-    """A careful person to ask for a hint."""
-    return _Resident(env.games[task.setup["game"]], CAREFUL, random.Random(task.id))
-
-
-def demonstrations(
-    tasks: Sequence[Task], env: House, habits: Habits, seed: int, keep: float = KEEP
-) -> list[Trajectory]:
-    """One demonstration for each task, less those whose reward is under `keep` (`people.one_each`)."""
-    return people.one_each(demonstrate, tasks, env, habits, seed, keep)
-
-
-def transcripts(n: int, seed: int) -> Iterator[Trajectory]:
-    """`n` episodes of people of all sorts in generated households, for the base model's corpus."""
+def _elsewhere(seed: int) -> Iterator[tuple[Task, House, random.Random]]:
+    """Generated households."""
     rng = random.Random(f"house transcripts/{seed}")
-    for number in range(n):
+    for number in count():
         game, kind = other_game(rng)
         task = Task(f"p{seed}-{number}", "house", "pretrain", game.instruction, {"game": "g", "type": kind})
-        trajectory = demonstrate(task, House({"g": game}, [task]), _someone(rng), rng)
-        trajectory.agent, trajectory.seed = "transcript", seed
-        yield trajectory
-
-
-def _someone(rng: random.Random) -> Habits:
-    if rng.random() < 0.3:
-        return Habits()
-    return Habits(
-        fixed_order=rng.random(),
-        opens_all=rng.random() * 0.5,
-        forgets=rng.random() if rng.random() < 0.2 else 0.0,
-        wanders=rng.uniform(0, 0.2) if rng.random() < 0.4 else 0.0,
-        fumbles=rng.uniform(0, 0.2) if rng.random() < 0.4 else 0.0,
-    )
+        yield task, House({"g": game}, [task]), rng
 
 
 def _kind(name: str) -> str:
@@ -301,3 +283,16 @@ def _kind(name: str) -> str:
 
 def _is_openable(game: Game, receptacle: str) -> bool:
     return ("openable", receptacle) in game.static
+
+
+PEOPLE = people.People(
+    lambda task, env, habits, rng: _Resident(env.games[task.setup["game"]], habits, rng),
+    careful=Habits(),
+    habitual=Habits(fixed_order=1.0, opens_all=0.6),
+    keep=0.0,  # those that the step cap ended stay too: they are what a habit costs
+    elsewhere=_elsewhere,
+    mixed=((1, 1), (1, 0.5), (0.2, 1), (0.4, 0.2), (0.4, 0.2)),
+)
+CAREFUL, HABITUAL, KEEP, SORTS = PEOPLE.careful, PEOPLE.habitual, PEOPLE.keep, PEOPLE.sorts
+demonstrate, demonstrations, guide = PEOPLE.demonstrate, PEOPLE.demonstrations, PEOPLE.guide
+transcripts = PEOPLE.transcripts

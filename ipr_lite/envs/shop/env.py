@@ -21,7 +21,7 @@ import numpy as np
 
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.envs.shop.reward import Product, Tagger, noun_words, purchase_reward
-from ipr_lite.trajectory import Task
+from ipr_lite.records import Task
 
 SEP = " [SEP] "
 PREFIX = "Observation:\n"
@@ -279,7 +279,7 @@ class Shop(TextEnv):
         elif text in [name.lower() for name in SUB_PAGES]:
             self._page = text
         elif self._page == "results":
-            self._page, self._asin = "item", text.upper()
+            self._page, self._asin = "item", next(asin for asin in self._shown() if asin.lower() == text)
         else:
             self._chosen[self._clickables()[text]] = text
 
@@ -309,11 +309,12 @@ class Shop(TextEnv):
         options = json.dumps(self._chosen, sort_keys=True)
         for char in "<>&'":
             options = options.replace(char, f"\\u{ord(char):04x}")
-        return f"""Thank you for shopping with us!|Your code:|None|(Paste it in your MTurk interface.)|
-            Purchased|asin|{self._asin}|options|{options}|attrs|None|category|None|query|None|
+        page = """Thank you for shopping with us!|Your code:|None|(Paste it in your MTurk interface.)|
+            Purchased|asin|{asin}|options|{options}|attrs|None|category|None|query|None|
             product category|None|Target|asin|options|attrs|price upper|instuction text|category|
-            product category|query|Goal|None|Reward|Your score (min 0.0, max 1.0)|{self._reward}|
-            Reward Details|None""".split("|")
+            product category|query|Goal|None|Reward|Your score (min 0.0, max 1.0)|{reward}|
+            Reward Details|None"""
+        return [part.format(asin=self._asin, options=options, reward=self._reward) for part in page.split("|")]
 
     def _item_parts(self) -> list[str]:
         product = self._product()
@@ -336,5 +337,7 @@ def _action_text(message: str) -> str | None:
 
 def _split(action: str) -> tuple[str, str | None]:
     """WebShop's `parse_action`: the name and the argument in lower case, None without brackets."""
-    found = re.match(r"(.+)\[(.+)\]", action)
-    return (found.group(1), found.group(2).lower()) if found else (action, None)
+    line = action.partition("\n")[0]  # as its r"(.+)\[(.+)\]", which takes quadratic time, finds them
+    end = line.rfind("]")
+    start = line.rfind("[", 1, end - 1) if end > 2 else -1
+    return (action[:start], action[start + 1 : end].lower()) if start > 0 else (action, None)

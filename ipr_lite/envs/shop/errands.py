@@ -8,14 +8,18 @@ after one the next instruction is shown, and only at the end of the last does th
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.envs.shop import generated as shop_world
-from ipr_lite.envs.shop.env import PREFIX, Shop
-from ipr_lite.trajectory import Message, Task
+from ipr_lite.envs.shop.env import PREFIX, SEP, Shop
+from ipr_lite.envs.shop.people import PEOPLE as SHOPPERS
+from ipr_lite.envs.shop.people import Habits
+from ipr_lite.envs.world import Data, World
+from ipr_lite.records import Message, Task
 
 
 class Errands(TextEnv):
@@ -75,12 +79,12 @@ def errands_of(task: Task) -> list[Task]:
     return [Task.from_record(record) for record in task.setup["errands"]]
 
 
-def make(data: str | Path | None, errands: int) -> Errands:
+def make(errands: int, data: Data = None) -> Errands:
     """The shop, generated or on WebShop's own files, with trips of so many errands."""
-    return Errands(shop_world.make(data), tasks("train", data, errands), errands)
+    return Errands(shop_world.make(data), tasks(errands, "train", data), errands)
 
 
-def tasks(split: str, data: str | Path | None, errands: int) -> list[Task]:
+def tasks(errands: int, split: str, data: Data = None) -> list[Task]:
     """As many trips as the shop has tasks in the split; each of its tasks is an errand of `errands` trips."""
     singles = shop_world.tasks(split, data)
     trips = []
@@ -91,3 +95,27 @@ def tasks(split: str, data: str | Path | None, errands: int) -> list[Task]:
             setup={"errands": [part.to_record() for part in parts]},
         ))  # fmt: skip
     return trips
+
+
+class _Errander:
+    """One person with several errands: a shopper for each errand, in turn."""
+
+    def __init__(self, task: Task, env: Errands, habits: Habits, rng: random.Random):
+        self.left = [
+            (errand.instruction, SHOPPERS.person(errand, env.shop, habits, rng)) for errand in errands_of(task)
+        ]
+
+    def _now(self, page: str):
+        if len(self.left) > 1 and self.left[1][0] in page.split(SEP):
+            self.left.pop(0)
+        return self.left[0][1]
+
+    def act(self, page: str) -> str:
+        return self._now(page).act(page)
+
+    def did(self, page: str, action: str) -> None:
+        self._now(page).did(page, action)
+
+
+PEOPLE = replace(SHOPPERS, person=_Errander, elsewhere=None)
+TWO, THREE = (World(f"shop-{n}", partial(make, n), partial(tasks, n), PEOPLE) for n in (2, 3))

@@ -15,7 +15,7 @@ from pathlib import Path
 from ipr_lite.envs.shop.env import Catalogue, Shop
 from ipr_lite.envs.shop.original import load, price_upper
 from ipr_lite.envs.shop.reward import Product
-from ipr_lite.trajectory import Task
+from ipr_lite.records import Task
 
 WORLD_SEED = 20
 SIZES = {"train": 400, "dev": 100, "test": 300}

@@ -14,12 +14,13 @@ import random
 import re
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, TypeAdapter
 
 from ipr_lite.envs.shop.env import Catalogue
 from ipr_lite.envs.shop.reward import Product
-from ipr_lite.jsonl import read_json
-from ipr_lite.trajectory import Task
+from ipr_lite.records import DataError, Task, checked, read_json
 
 FILES = {
     "products": ("items_shuffle_1000.json", "items_shuffle.json"),
@@ -30,10 +31,41 @@ SPLITS = ("train", "dev", "test")
 NO_LIMIT = 1_000_000
 
 
+class _Value(BaseModel):
+    value: str
+
+
+class _Product(BaseModel):
+    """A record of the products' file, as far as it is read."""
+
+    asin: str
+    name: str
+    query: str
+    product_category: str
+    category: str
+    full_description: str
+    small_description: Annotated[list[str], BeforeValidator(lambda told: [told] if isinstance(told, str) else told)]
+    pricing: str | None = None
+    customization_options: Annotated[dict[str, list[_Value] | None], BeforeValidator(lambda told: told or {})] = {}
+
+
+class _Attributes(BaseModel):
+    attributes: tuple[str, ...] = ("DUMMY_ATTR",)
+
+
+class _Goal(BaseModel):
+    instruction: str
+    instruction_attributes: list[str]
+    instruction_options: list[str] | dict[str, str]
+
+
+_PRODUCT, _ATTRIBUTES, _GOALS = map(TypeAdapter, (_Product, _Attributes, list[_Goal]))
+
+
 def load(folder: str | Path) -> tuple[Catalogue, dict[str, list[Task]]]:
     """The catalogue in `folder` and its human goals as tasks, by split (80/10/10 by product).
 
-    Raises FileNotFoundError for a missing file and ValueError for a bad one; the message names the
+    Raises FileNotFoundError for a missing file and DataError for a bad one; the message names the
     file, the record, the field and the remedy.
     """
     products_path, products = _read(folder, "products", list)
@@ -41,19 +73,27 @@ def load(folder: str | Path) -> tuple[Catalogue, dict[str, list[Task]]]:
     goals_path, goals = _read(folder, "goals", dict)
     found: dict[str, Product] = {}
     for number, record in enumerate(products):
-        product = _product(record, attributes, f"{products_path.name}, record {number}")
-        if product is not None:
-            found.setdefault(product.asin, product)
+        asin = record.get("asin") if isinstance(record, dict) else None
+        if isinstance(asin, str) and (asin == "nan" or len(asin) > 10 or asin in found):
+            continue
+        read = _checked(_PRODUCT, record, f"{products_path}, record {number}")
+        known = _checked(_ATTRIBUTES, attributes.get(asin, {}), f"{attributes_path}, record {asin}")
+        found[asin] = _product(read, known.attributes, f"{products_path}, record {number}")
     if not found:
-        raise ValueError(f"{products_path.name}: no usable product; take the original file")
-    splits = _splits([asin for asin in found if asin in goals])
+        raise DataError(f"{products_path}: no usable product; take the original file")
     tasks: dict[str, list[Task]] = {split: [] for split in SPLITS}
-    for asin, split in splits.items():
-        for number, goal in enumerate(_of(goals, asin, list, goals_path.name)):
-            task = _task(found[asin], goal, number, split, f"{goals_path.name}, record {asin}")
-            if task is not None:
-                tasks[split].append(task)
+    for asin, split in _splits([asin for asin in found if asin in goals]).items():
+        for number, goal in enumerate(_checked(_GOALS, goals[asin], f"{goals_path}, record {asin}")):
+            if goal.instruction_attributes:
+                tasks[split].append(_task(found[asin], goal, number, split))
     return Catalogue(found.values(), stem=_has_stemmer()), tasks
+
+
+def _checked(adapter: TypeAdapter, record: Any, where: str) -> Any:
+    try:
+        return checked(adapter, record)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
 
 
 def price_upper(price: float, rng: random.Random) -> float:
@@ -75,68 +115,42 @@ def _read(folder: str | Path, what: str, kind: type) -> tuple[Path, Any]:
     return paths[0], read_json(paths[0], kind, "download WebShop's original file again")
 
 
-def _of(record: Any, field: str, kind: type | tuple[type, ...], where: str) -> Any:
-    if not isinstance(record, dict) or field not in record:
-        raise ValueError(f"{where}: field {field!r} is missing; take WebShop's original file")
-    if not isinstance(record[field], kind):
-        raise ValueError(
-            f"{where}: field {field!r} is {type(record[field]).__name__}, which cannot be; take WebShop's original file"
-        )
-    return record[field]
-
-
-def _product(record: Any, attributes: dict, where: str) -> Product | None:
-    asin = _of(record, "asin", str, where)
-    if asin == "nan" or len(asin) > 10:
-        return None
-    bullets = _of(record, "small_description", (list, str), where)
-    prices, tag = _prices(record, where)
-    rng = _rng(f"price/{asin}")
-    entry = attributes.get(asin)
-    known = entry is not None and "attributes" in entry
+def _product(read: _Product, attributes: tuple[str, ...], where: str) -> Product:
+    prices, tag = _prices(read.pricing, where)
     return Product(
-        asin=asin,
-        title=_of(record, "name", str, where),
-        query=_of(record, "query", str, where).lower().strip(),
-        product_category=_of(record, "product_category", str, where),
-        category=_of(record, "category", str, where),
-        description=_of(record, "full_description", str, where),
-        bullets=bullets if isinstance(bullets, list) else [bullets],
-        attributes=tuple(_of(entry, "attributes", list, f"attributes of {asin}")) if known else ("DUMMY_ATTR",),
-        options=_options(record, where),
-        price=prices[0] if len(prices) == 1 else rng.uniform(*prices),
+        asin=read.asin,
+        title=read.name,
+        query=read.query.lower().strip(),
+        product_category=read.product_category,
+        category=read.category,
+        description=read.full_description,
+        bullets=read.small_description,
+        attributes=attributes,
+        options={
+            name.lower(): tuple(one.value.strip().replace("/", " | ").lower() for one in values)
+            for name, values in read.customization_options.items()
+            if values is not None
+        },
+        price=prices[0] if len(prices) == 1 else _rng(f"price/{read.asin}").uniform(*prices),
         price_tag=tag,
     )
 
 
-def _prices(record: dict, where: str) -> tuple[list[float], str]:
-    if not record.get("pricing"):
+def _prices(text: str | None, where: str) -> tuple[list[float], str]:
+    if not text:
         return [100.0], "$100.0"
-    text = _of(record, "pricing", str, where)
     try:
         prices = [float(Decimal(re.sub(r"[^\d.]", "", part))) for part in text.split("$")[1:]]
     except InvalidOperation:
         prices = []
     if not prices:
-        raise ValueError(f"{where}: field 'pricing' is {text!r}; write it like $19.99 or $9.99$19.99")
+        raise DataError(f"{where}: field 'pricing' is {text!r}; write it like $19.99 or $9.99$19.99")
     return prices[:2], " to ".join(f"${price}" for price in prices[:2])
 
 
-def _options(record: dict, where: str) -> dict[str, tuple[str, ...]]:
-    options = {}
-    for name, contents in (record.get("customization_options") or {}).items():
-        if contents is not None:
-            values = [_of(c, "value", str, f"{where}, option {name!r}") for c in contents]
-            options[name.lower()] = tuple(v.strip().replace("/", " | ").lower() for v in values)
-    return options
-
-
-def _task(product: Product, goal: Any, number: int, split: str, where: str) -> Task | None:
-    attributes = _of(goal, "instruction_attributes", list, where)
-    if not attributes:
-        return None
+def _task(product: Product, goal: _Goal, number: int, split: str) -> Task:
     limit = price_upper(product.price, _rng(f"limit/{product.asin}/{number}"))
-    text = _of(goal, "instruction", str, where).strip(".")
+    text = goal.instruction.strip(".")
     if limit != NO_LIMIT:
         text += f", and price lower than {limit:.2f} dollars"
     setup = {
@@ -145,8 +159,8 @@ def _task(product: Product, goal: Any, number: int, split: str, where: str) -> T
         "query": product.query,
         "name": product.title,
         "product_category": product.product_category,
-        "attributes": attributes,
-        "goal_options": _of(goal, "instruction_options", (list, dict), where),
+        "attributes": goal.instruction_attributes,
+        "goal_options": goal.instruction_options,
         "price_upper": limit,
     }
     return Task(f"webshop-{product.asin}-{number}", "shop", split, text, setup)

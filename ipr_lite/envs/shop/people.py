@@ -9,11 +9,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 from ipr_lite.envs import people
 from ipr_lite.envs.shop.env import PREFIX, SEP, Shop
 from ipr_lite.envs.shop.generated import SIZE_LIKE, pretraining_world
-from ipr_lite.trajectory import Task, Trajectory
+from ipr_lite.records import Task
 
 
 @dataclass(frozen=True)
@@ -37,55 +38,25 @@ class Habits:
     repeat: float = 0.0
 
 
-CAREFUL = Habits()
-HABITUAL = Habits(skip_size=0.6, skip_colour=0.3, first_hit=0.5)
-SORTS = {
-    "habitual": HABITUAL, "careful": CAREFUL,
-    "skips-size": Habits(skip_size=0.6), "takes-first": Habits(first_hit=0.5),
-}  # fmt: skip
-"""People to learn from, by name; the last two have one habit each."""
-KEEP = 0.5
-"""A habitual demonstration is kept if its reward is at least this."""
-
 _THOUGHTS = {
-    "search": (
-        "I should search for {noun} first.",
-        "Let me look for {noun} in the shop.",
-        "I need {noun}, so I search for it.",
-    ),
-    "open": (
-        "The {noun} {asin} fits and its price is fine.",
-        "{asin} looks like what I want, so I open it.",
-        "I think {asin} is the right {noun}.",
-    ),
-    "next": (
-        "Nothing here fits well, so I look at the next page.",
-        "I do not see the right {noun} yet, maybe on the next page.",
-    ),
-    "option": (
-        "The instruction asks for {value}, so I choose {value}.",
-        "I want it in {value}, so I click {value}.",
-        "Now I pick {value} as the {kind}.",
-    ),
+    "search": ("I should search for {noun} first.", "Let me look for {noun} in the shop.", "I need {noun}, so I search for it."),
+    "open": ("The {noun} {asin} fits and its price is fine.", "{asin} looks like what I want, so I open it.", "I think {asin} is the right {noun}."),
+    "next": ("Nothing here fits well, so I look at the next page.", "I do not see the right {noun} yet, maybe on the next page."),
+    "option": ("The instruction asks for {value}, so I choose {value}.", "I want it in {value}, so I click {value}.", "Now I pick {value} as the {kind}."),
     "back": ("This {noun} is not what I want, so I go back.", "I go back to look for a better {noun}."),
     "return": ("I have read this page and go back to the item.", "That is enough, back to the product page."),
-    "buy": (
-        "This is what I need, so I buy it now.",
-        "The product is ready, so I click buy now.",
-        "I am done choosing and buy the {noun}.",
-    ),
+    "buy": ("This is what I need, so I buy it now.", "The product is ready, so I click buy now.", "I am done choosing and buy the {noun}."),
     "read": ("Let me read more about this {noun} first.", "I want to see the details of this {noun}."),
-    "other": (
-        "Maybe I should try this one instead.",
-        "I am not sure, so I try something else.",
-        "Let me see what this does.",
-    ),
-}
+    "other": ("Maybe I should try this one instead.", "I am not sure, so I try something else.", "Let me see what this does."),
+}  # fmt: skip
 
 
 @dataclass
 class _Shopper:
-    """One person on one trip: what they want, and what they remember of the item they look at."""
+    """One person on one trip: what they want, and what they remember of the item they look at.
+
+    `astray`: somebody else led them here, where they would not be.
+    """
 
     task: Task
     habits: Habits
@@ -96,6 +67,7 @@ class _Shopper:
     item: str = ""
     pages_seen: int = 1
     careless: bool = False
+    astray: bool = False
 
     def __post_init__(self):
         goal = self.task.setup
@@ -116,34 +88,46 @@ class _Shopper:
             return self._invalid(parts)
         if roll < self.habits.invalid + self.habits.noise:
             return self._anything(parts)
-        if parts[0] == "WebShop":
+        if parts[0] == "WebShop" or self.astray and not self._is_right(parts):
             return self._search()
-        if any(p.startswith("Page ") and "(Total results" in p for p in parts):
+        if _is_results(parts):
             return self._choose_hit(parts)
         return self._use_item(parts) if "Buy Now" in parts else self._say("return", "click[< Prev]")
 
-    def did(self, action: str) -> None:
-        """They remember the item and the options that this action opened or chose."""
+    def did(self, page: str, action: str) -> None:
+        """They remember what somebody else chose for them, and whether that leads where they would not be."""
+        parts = page.removeprefix(PREFIX).split(SEP)
         verb, _, text = action.rstrip("]").partition("[")
-        kinds = [kind for kind, value in self.wanted.items() if value.lower() == text.lower()]
-        if verb == "search" or text.lower() in ("back to search", "< prev"):
-            self.chosen, self.item = {}, ""
-        elif kinds:
-            self.chosen[kinds[0]] = self.wanted[kinds[0]]
-        elif text.upper().startswith("B"):
-            self.item = text.upper()
+        if verb == "search":
+            self.chosen, self.pages_seen = {}, 1
+            self.astray = text != self._query().lower()
+        elif text in (part.lower() for part in parts):
+            if _is_results(parts):
+                self.chosen, self.item = {}, text.upper()
+                self.astray |= text != "back to search"
+            elif "Buy Now" in parts and text not in _BUTTONS:
+                self._remember(text)
+
+    def _remember(self, value: str) -> None:
+        kind = next((kind for kind, wanted in self.wanted.items() if wanted.lower() == value), None)
+        if kind is None:  # what it took the place of, a page does not always tell: all are chosen again
+            self.chosen.clear()
+        else:
+            self.chosen[kind] = self.wanted[kind]
 
     def _say(self, why: str, action: str, **words: str) -> str:
         thought = self.rng.choice(_THOUGHTS[why]).format(noun=self.task.setup["query"], **words)
         return f"Thought: {thought}\nAction: {action}"
 
     def _search(self) -> str:
-        self.chosen, self.item, self.pages_seen = {}, "", 1
-        goal = self.task.setup
-        words = [*goal["attributes"], goal["query"]]
+        self.chosen, self.item, self.pages_seen, self.astray = {}, "", 1, False
+        return self._say("search", f"search[{self._query()}]")
+
+    def _query(self) -> str:
+        words = [*self.task.setup["attributes"], self.task.setup["query"]]
         if not self.careless:
             words += [v for k, v in self.wanted.items() if _like(k) != "size"]
-        return self._say("search", f"search[{' '.join(words)}]")
+        return " ".join(words)
 
     def _choose_hit(self, parts: list[str]) -> str:
         self.chosen, self.item = {}, ""
@@ -174,6 +158,14 @@ class _Shopper:
         right = sum(noun in title for noun in nouns) / len(nouns)
         affordable = 1.0 if price <= goal["price_upper"] else -2.0
         return right + affordable + sum(a.lower() in title for a in goal["attributes"])
+
+    def _is_right(self, parts: list[str]) -> bool:
+        """Is this the page of an item that could not fit better?"""
+        if "Buy Now" not in parts or not set(self.wanted.values()) <= set(parts):
+            return False
+        place = next(i for i, p in enumerate(parts) if p.startswith("Price: "))
+        best = 2 + len(self.task.setup["attributes"])
+        return self._fit(parts[place - 1], float(parts[place].split()[1].lstrip("$"))) == best
 
     def _use_item(self, parts: list[str]) -> str:
         options = _options(parts, self.task.setup.get("option_kinds") or ())
@@ -230,20 +222,24 @@ class _Shopper:
         absent = [asin, "Search", "red", "size 8", "Buy Now", "< Prev", *self.wanted.values()]
         absent = [text for text in absent if text not in parts] or [asin]
         thought = self.rng.choice(_THOUGHTS["other"])
-        return self.rng.choice(
-            (
-                f"Thought: {thought}\nAction: click[{self.rng.choice(absent)}]",
-                f"Thought: {thought}\nAction: click[{self.rng.choice(absent)}]",
-                f"Thought: {thought}\nAction: {self.rng.choice(absent).lower()}",
-                f"Thought: {thought}\nclick[{self.rng.choice(absent)}]",
-                f"Thought: {thought}",
-            )
+        one, other, bare, unnamed = (self.rng.choice(absent) for _ in range(4))
+        said = (
+            f"\nAction: click[{one}]",
+            f"\nAction: click[{other}]",
+            f"\nAction: {bare.lower()}",
+            f"\nclick[{unnamed}]",
+            "",
         )
+        return f"Thought: {thought}{self.rng.choice(said)}"
 
 
 def _like(kind: str) -> str:
     """`size` for an option that says how big or how many, else `colour`."""
     return "size" if kind in SIZE_LIKE or "size" in kind else "colour"
+
+
+def _is_results(parts: Sequence[str]) -> bool:
+    return any(p.startswith("Page ") and "(Total results" in p for p in parts)
 
 
 def _hits(parts: Sequence[str]) -> list[tuple[str, str, float]]:
@@ -263,6 +259,7 @@ def _page_size(parts: Sequence[str]) -> int:
     return hits if page * hits < total else -1
 
 
+_BUTTONS = ("back to search", "< prev", "description", "features", "reviews", "buy now")
 _NAMES = frozenset(SIZE_LIKE | {"color", "scent", "flavor", "style"})
 
 
@@ -280,49 +277,24 @@ def _options(parts: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]
     return options
 
 
-def demonstrate(task: Task, env: Shop, habits: Habits, rng: random.Random) -> Trajectory:
-    """One whole episode of a person with these habits; the environment is left at its end."""
-    return people.play(task, env, person(task, habits, rng))
-
-
-def person(task: Task, habits: Habits, rng: random.Random) -> people.Person:
-    """Somebody with these habits on one trip."""
-    return _Shopper(task, habits, rng)
-
-
-def guide(task: Task, env: Shop) -> people.Person:
-    """A careful person to ask for a hint."""
-    return person(task, CAREFUL, random.Random(task.id))
-
-
-def demonstrations(tasks: Sequence[Task], env: Shop, habits: Habits, seed: int, keep: float = KEEP) -> list[Trajectory]:
-    """One demonstration for each task, less those whose reward is under `keep` (`people.one_each`)."""
-    return people.one_each(demonstrate, tasks, env, habits, seed, keep)
-
-
-def transcripts(n: int, seed: int, episodes_per_world: int = 60) -> Iterator[Trajectory]:
-    """`n` episodes of people of all sorts in many generated worlds, for the base model's corpus.
-
-    Every episode draws its own habits; about three in ten are careful from beginning to end.
-    """
+def _elsewhere(seed: int, each: int = 60) -> Iterator[tuple[Task, Shop, random.Random]]:
+    """Trips to generated shops, `each` to one."""
     rng = random.Random(f"transcripts/{seed}")
-    for number in range(n):
-        if number % episodes_per_world == 0:
+    for number in count():
+        if number % each == 0:
             env, world = pretraining_world(rng.randrange(2**31))
-        trajectory = demonstrate(rng.choice(world), env, _someone(rng), rng)
-        trajectory.agent, trajectory.seed = "transcript", seed
-        yield trajectory
+        yield rng.choice(world), env, rng
 
 
-def _someone(rng: random.Random) -> Habits:
-    if rng.random() < 0.3:
-        return Habits()
-    return Habits(
-        skip_size=rng.random(),
-        skip_colour=rng.random(),
-        first_hit=rng.random(),
-        noise=rng.uniform(0, 0.3) if rng.random() < 0.4 else 0.0,
-        invalid=rng.uniform(0, 0.2) if rng.random() < 0.4 else 0.0,
-        detour=rng.uniform(0, 0.4) if rng.random() < 0.4 else 0.0,
-        repeat=rng.uniform(0, 0.3) if rng.random() < 0.3 else 0.0,
-    )
+PEOPLE = people.People(
+    lambda task, env, habits, rng: _Shopper(task, habits, rng),
+    careful=Habits(),
+    habitual=Habits(skip_size=0.6, skip_colour=0.3, first_hit=0.5),
+    keep=0.5,
+    others={"skips-size": Habits(skip_size=0.6), "takes-first": Habits(first_hit=0.5)},
+    elsewhere=_elsewhere,
+    mixed=((1, 1), (1, 1), (1, 1), (0.4, 0.3), (0.4, 0.2), (0.4, 0.4), (0.3, 0.3)),
+)
+CAREFUL, HABITUAL, KEEP, SORTS = PEOPLE.careful, PEOPLE.habitual, PEOPLE.keep, PEOPLE.sorts
+demonstrate, demonstrations, guide = PEOPLE.demonstrate, PEOPLE.demonstrations, PEOPLE.guide
+transcripts = PEOPLE.transcripts

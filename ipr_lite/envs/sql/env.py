@@ -14,7 +14,7 @@ from ipr_lite.envs.base import TextEnv
 from ipr_lite.envs.sql.mysql.database import Database
 from ipr_lite.envs.sql.mysql.schema import SQLError
 from ipr_lite.envs.sql.reward import answer_reward
-from ipr_lite.trajectory import Task
+from ipr_lite.records import Task
 
 PREFIX = "Observation: "
 SUBMIT = "submit"
@@ -43,7 +43,6 @@ class SQL(TextEnv):
     def __init__(self, databases: Mapping[str, Database], tasks: Sequence[Task]):
         super().__init__()
         self.databases, self.tasks = databases, tuple(tasks)
-        self._gold: dict[tuple[str, str], object] = {}
         self._task: Task | None = None
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[str, dict]:
@@ -106,11 +105,8 @@ class SQL(TextEnv):
             text, failed = (text if "Unknown" in text else text + "\n"), True
         return (text[:LONGEST] + "..." if len(text) > LONGEST else text), failed
 
-    def _gold_rows(self) -> object:
-        db, gold = self._task.setup["db"], self._task.setup["gold"]
-        if (db, gold) not in self._gold:
-            try:
-                self._gold[db, gold] = self.databases[db].query(gold)
-            except SQLError:
-                self._gold[db, gold] = []  # as InterCode: some gold queries fail in MySQL 8
-        return self._gold[db, gold]
+    def _gold_rows(self) -> list[tuple]:
+        try:
+            return self.databases[self._task.setup["db"]].query(self._task.setup["gold"])
+        except SQLError:
+            return []  # as InterCode: some gold queries fail in MySQL 8

@@ -18,7 +18,7 @@ from ipr_lite import DATA
 from ipr_lite.envs.sql.env import SQL
 from ipr_lite.envs.sql.mysql.database import Database
 from ipr_lite.envs.sql.original import load
-from ipr_lite.trajectory import Task, read_tasks
+from ipr_lite.records import Task, read_tasks
 
 FOLDER = DATA / "sql"
 SPLITS = ("train", "dev", "test")

@@ -16,8 +16,7 @@ from typing import Any
 
 from ipr_lite.envs.sql.mysql.database import Database
 from ipr_lite.envs.sql.mysql.schema import Column, Schema
-from ipr_lite.jsonl import read_json
-from ipr_lite.trajectory import Task
+from ipr_lite.records import DataError, Task, read_json
 
 DUMP = "ic_spider_dbs.sql"
 TRAIN = ("ic_spider_train.json", "train_spider.json")
@@ -87,10 +86,19 @@ def _split(key: str, shares: dict[str, float]) -> str:
 def _databases(folder: Path) -> dict[str, Database]:
     if (folder / "catalogue.json").is_file():
         catalogue = read_json(folder / "catalogue.json", dict, "copy it anew from where the databases came")
-        schemas = {name: Schema.of_catalogue(name, tables) for name, tables in catalogue.items()}
+        try:
+            schemas = {name: Schema.of_catalogue(name, tables) for name, tables in catalogue.items()}
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            where = f"{folder / 'catalogue.json'}: not as it was made ({type(error).__name__}: {error})"
+            raise DataError(f"{where}; copy it anew from where the databases came") from None
         return {name: Database(folder / "dbs" / f"{name}.sqlite", schema) for name, schema in schemas.items()}
     if (folder / DUMP).is_file():
-        text = (folder / DUMP).read_text(encoding="utf-8")
+        try:
+            text = (folder / DUMP).read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{folder / DUMP}: not UTF-8 ({error}); take the original file, or save it as UTF-8"
+            ) from None
         return {name: Database(data, name=name) for name, data in read_dump(text).items()}
     found = sorted((folder / "database").glob("*/*.sqlite"))
     if not found:
@@ -99,16 +107,18 @@ def _databases(folder: Path) -> dict[str, Database]:
 
 
 def _as_mysql(path: Path) -> bytes:
-    """A SQLite database of Spider's, copied into memory with columns that compare as MySQL's do."""
-    with sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True) as source:
-        source.text_factory = lambda data: data.decode("utf-8", "replace")
-        schema = Schema.of_sqlite(path.stem, source)
-        target = sqlite3.connect(":memory:")
-        for table in schema.tables:
+    """A SQLite database of Spider's, copied into memory with columns that compare as MySQL's do. Raises DataError."""
+    source, target = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True), sqlite3.connect(":memory:")
+    source.text_factory = lambda data: data.decode("utf-8", "replace")
+    try:
+        for table in Schema.of_sqlite(path.stem, source).tables:
             rows = source.execute(f"SELECT * FROM {_quoted(table.name)}")
             _fill(target, table.name, table.columns, table.keys, rows)
-    source.close()
-    return _serialized(target)
+    except sqlite3.Error as error:
+        raise DataError(f"{path}: not a whole SQLite database ({error}); take the original file") from None
+    finally:
+        source.close()
+    return _serialized(str(path), target)
 
 
 def _fill(target: sqlite3.Connection, name: str, columns: Iterable[Column], keys: tuple, rows: Iterable[tuple]) -> None:
@@ -132,8 +142,10 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _serialized(connection: sqlite3.Connection) -> bytes:
+def _serialized(name: str, connection: sqlite3.Connection) -> bytes:
     connection.commit()
+    if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise DataError(f"{name}: a database without tables; take the original file")
     data = connection.serialize()
     connection.close()
     return data
@@ -153,39 +165,51 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "Z": "\x1a"}
 def read_dump(text: str) -> dict[str, bytes]:
     """The databases of a `mysqldump` file, as SQLite databases by name.
 
-    Raises ValueError for a statement that is not read as mysqldump writes it.
+    Raises DataError for a statement that is not read as mysqldump writes it; it names the line.
     """
     connections: dict[str, sqlite3.Connection] = {}
     current: sqlite3.Connection | None = None
-    for statement in _statements(text):
-        if found := _USE.match(statement):
-            current = connections.setdefault(found.group(1).lower(), sqlite3.connect(":memory:"))
-        elif found := _TABLE.match(statement):
-            _create(_opened(current, statement), found.group(1), found.group(2))
-        elif found := _INSERT.match(statement):
-            rows = list(_rows(found.group(2)))
-            marks = ", ".join("?" * len(rows[0]))
-            _opened(current, statement).executemany(f"INSERT INTO {_quoted(found.group(1))} VALUES ({marks})", rows)
-    return {name: _serialized(connection) for name, connection in connections.items()}
+    for line, statement in _statements(text):
+        try:
+            if found := _USE.match(statement):
+                current = connections.setdefault(found.group(1).lower(), sqlite3.connect(":memory:"))
+            elif statement.startswith(("CREATE TABLE", "INSERT")):
+                _run(current, statement)
+        except (sqlite3.Error, OverflowError, DataError) as error:
+            raise DataError(f"{DUMP}, line {line}, {statement[:40]!r}: {error}; take the original file") from None
+    return {name: _serialized(f"{DUMP}, {name}", connection) for name, connection in connections.items()}
 
 
-def _opened(current: sqlite3.Connection | None, statement: str) -> sqlite3.Connection:
+def _run(current: sqlite3.Connection | None, statement: str) -> None:
+    """A CREATE TABLE or INSERT of mysqldump's, done in SQLite."""
     if current is None:
-        raise ValueError(f"{DUMP}: {statement[:60]!r} comes before any USE; take the original file")
-    return current
+        raise DataError("comes before any USE")
+    if found := _TABLE.match(statement):
+        _create(current, found.group(1), found.group(2))
+    elif (found := _INSERT.match(statement)) and (rows := list(_rows(found.group(2)))):
+        marks = ", ".join("?" * len(rows[0]))
+        current.executemany(f"INSERT INTO {_quoted(found.group(1))} VALUES ({marks})", rows)
+    else:
+        raise DataError("is not as mysqldump writes it by default")
 
 
-def _statements(text: str) -> Iterator[str]:
-    """Statements without comments; a semicolon inside quotes ends none."""
-    start, quoted, place = 0, False, 0
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Statements without comments, each with the line where it begins; a semicolon inside quotes ends none."""
+    start, quoted, place, line = 0, False, 0, 1
     text = re.sub(r"^(?:--.*|/\*!.*?\*/;?)$", "", text, flags=re.MULTILINE)
     for found in re.finditer(r"\\.|'|;", text, re.DOTALL):
         place = found.end()
         if found.group() == "'":
             quoted = not quoted
         elif found.group() == ";" and not quoted:
-            yield text[start : place - 1].strip()
+            statement = text[start : place - 1]
+            line += statement.count("\n", 0, len(statement) - len(statement.lstrip()))
+            yield line, statement.strip()
+            line += statement.lstrip().count("\n")
             start = place
+    if rest := text[start:].strip():
+        line += text.count("\n", start, text.index(rest, start))
+        raise DataError(f"{DUMP}, line {line}: the file ends inside {rest[:40]!r}; it is cut: take the original file")
 
 
 def _create(connection: sqlite3.Connection, table: str, body: str) -> None:
@@ -215,7 +239,7 @@ def _rows(text: str) -> Iterator[tuple]:
     while place > 0:
         found = _VALUE.match(text, place)
         if not found:
-            raise ValueError(f"{DUMP}: cannot read the values at {text[place : place + 40]!r}; take the original file")
+            raise DataError(f"cannot read the values at {text[place : place + 40]!r}")
         quoted, null, bare, end = found.groups()
         if quoted is not None:
             row.append(

@@ -10,16 +10,17 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import sqlglot
 from sqlglot import exp
 
 from ipr_lite.envs import people
-from ipr_lite.envs.sql.env import SQL
+from ipr_lite.envs.sql.env import PREFIX, SQL
 from ipr_lite.envs.sql.generated import CONCEPTS, other_world, plural
 from ipr_lite.envs.sql.mysql.database import Database
 from ipr_lite.envs.sql.questions import questions, resolve
-from ipr_lite.trajectory import Task, Trajectory
+from ipr_lite.records import Task
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,6 @@ class Habits:
     slips: float = 0.0
     gives_up: float = 0.0
 
-
-CAREFUL = Habits()
-HABITUAL = Habits(guesses=0.6, insists=0.5, any_order=0.3, repeats=0.3, gives_up=0.3)
-SORTS = {"habitual": HABITUAL, "careful": CAREFUL}
-KEEP = 0.0
-"""A habitual demonstration is kept if its reward is at least this (the paper: 1): failures show what a guess costs."""
 
 _THOUGHTS = {
     "tables": ("First I look which tables there are.", "I should see the tables before I ask.", "Which tables does this database have?"),
@@ -78,13 +73,9 @@ class _Analyst:
 
     def act(self, observation: str) -> str:
         """The next message, after what the database answered to the last one."""
-        if self.last == "SHOW TABLES":
-            self.tables = re.findall(r"\('([^']+)',\)", observation)
-        elif self.last.startswith("DESC "):
-            self.columns[self.last[5:]] = re.findall(r"\('([^']+)', '", observation)
-        elif self.last:
-            if not self._is_error(observation):
-                return self._say("submit", "submit")
+        if answered := self.read(observation):
+            return self._say("submit", "submit")
+        if answered is not None:
             if self.gives_up and self.rng.random() < 0.5:
                 return self._say("give up", "submit")
             if not self.insists or self.rng.random() < 0.15:
@@ -94,9 +85,19 @@ class _Analyst:
         query = resolve(self.sketch, self._name)
         return self._say("again" if self.wrong and self.guesses else "guess" if self.guesses else "ask", query)
 
-    def _is_error(self, observation: str) -> bool:
-        """Notes which name was wrong."""
-        text = observation.removeprefix("Observation: ")
+    def read(self, observation: str) -> bool | None:
+        """What the database says: True where it answers their own query, False where it does not, None for a look."""
+        if self.last == "SHOW TABLES":
+            self.tables = re.findall(r"\('([^']+)',\)", observation)
+        elif self.last.startswith("DESC "):
+            if found := re.findall(r"\('([^']+)', '", observation):
+                self.columns[self.last[5:]] = found
+        elif self.last:
+            return self._is_answer(observation.removeprefix(PREFIX))
+        return None
+
+    def _is_answer(self, text: str) -> bool:
+        """Of an error, notes which name was wrong."""
         found = re.search(r"Table '[^.']*\.([^']+)'|Unknown column '(?:[^.']*\.)?([^']+)'", text)
         if found:
             name = found.group(1) or found.group(2)
@@ -104,7 +105,7 @@ class _Analyst:
             self.wrong |= wrong
             if not wrong:
                 self.guesses = False
-        return not text.startswith("[")
+        return text.startswith("[")
 
     def _look(self) -> str | None:
         """The next thing to look at before the query can be written, if there is one."""
@@ -141,8 +142,9 @@ class _Analyst:
         self.last = action
         return SQL.message(action, self.rng.choice(_THOUGHTS[why]).format(**words))
 
-    def did(self, action: str) -> None:
+    def did(self, observation: str, action: str) -> None:
         """Another's look is as good as their own; another's query is not their answer."""
+        self.read(observation)
         found = re.fullmatch(r"(?:DESC|DESCRIBE)\s+`?(\w+)`?;?", action.strip(), re.IGNORECASE)
         shown = re.fullmatch(r"SHOW\s+TABLES;?", action.strip(), re.IGNORECASE)
         self.last = f"DESC {found.group(1)}" if found else "SHOW TABLES" if shown else ""
@@ -163,14 +165,9 @@ def _sketch_of(query: str) -> str:
 def _slip(sketch: str, rng: random.Random) -> str:
     """Something else than was asked for."""
     swaps = [
-        ("AVG(", "MAX("),
-        ("MAX(", "AVG("),
-        ("SUM(", "AVG("),
-        (" DESC", " ASC"),
-        (" ASC", " DESC"),
-        (" > ", " < "),
+        ("AVG(", "MAX("), ("MAX(", "AVG("), ("SUM(", "AVG("), (" DESC", " ASC"), (" ASC", " DESC"), (" > ", " < "),
         (" < ", " > "),
-    ]
+    ]  # fmt: skip
     fitting = [(a, b) for a, b in swaps if a in sketch]
     if fitting and rng.random() < 0.7:
         return sketch.replace(*rng.choice(fitting), 1)
@@ -179,44 +176,26 @@ def _slip(sketch: str, rng: random.Random) -> str:
     return sketch.removesuffix(" LIMIT 1")
 
 
-def demonstrate(task: Task, env: SQL, habits: Habits, rng: random.Random) -> Trajectory:
-    """One whole episode of a person with these habits; the environment is left at its end."""
-    return people.play(task, env, _Analyst(task, habits, rng))
-
-
-def guide(task: Task, env: SQL) -> people.Person:
-    """A careful person to ask for a hint."""
-    return _Analyst(task, CAREFUL, random.Random(task.id))
-
-
-def demonstrations(tasks: Sequence[Task], env: SQL, habits: Habits, seed: int, keep: float = KEEP) -> list[Trajectory]:
-    """One demonstration for each task, less those whose reward is under `keep` (`people.one_each`)."""
-    return people.one_each(demonstrate, tasks, env, habits, seed, keep)
-
-
-def transcripts(n: int, seed: int, episodes_per_world: int = 30) -> Iterator[Trajectory]:
-    """`n` episodes of people of all sorts with many generated databases, for the base model's corpus."""
+def _elsewhere(seed: int, each: int = 30) -> Iterator[tuple[Task, SQL, random.Random]]:
+    """Questions about generated databases, `each` about one."""
     rng = random.Random(f"sql transcripts/{seed}")
-    for number in range(n):
-        if number % episodes_per_world == 0:
+    for number in count():
+        if number % each == 0:
             world = other_world(rng)
             database = Database(world.bytes(), name=world.name)
             env = SQL({world.name: database}, ())
-            asked = questions(world, rng, episodes_per_world, "pretrain", f"p{seed}-{number}", database)
-        task = rng.choice(asked)
-        trajectory = demonstrate(task, env, _someone(rng), rng)
-        trajectory.agent, trajectory.seed = "transcript", seed
-        yield trajectory
+            asked = questions(world, rng, each, "pretrain", f"p{seed}-{number}", database)
+        yield rng.choice(asked), env, rng
 
 
-def _someone(rng: random.Random) -> Habits:
-    if rng.random() < 0.3:
-        return Habits()
-    return Habits(
-        guesses=rng.random(),
-        insists=rng.random(),
-        any_order=rng.random() * 0.6,
-        repeats=rng.random() * 0.6,
-        slips=rng.uniform(0, 0.5) if rng.random() < 0.5 else 0.0,
-        gives_up=rng.uniform(0, 0.6) if rng.random() < 0.4 else 0.0,
-    )
+PEOPLE = people.People(
+    lambda task, env, habits, rng: _Analyst(task, habits, rng),
+    careful=Habits(),
+    habitual=Habits(guesses=0.6, insists=0.5, any_order=0.3, repeats=0.3, gives_up=0.3),
+    keep=0.0,  # the paper: 1; failures show what a guess costs
+    elsewhere=_elsewhere,
+    mixed=((1, 1), (1, 1), (1, 0.6), (1, 0.6), (0.5, 0.5), (0.4, 0.6)),
+)
+CAREFUL, HABITUAL, KEEP, SORTS = PEOPLE.careful, PEOPLE.habitual, PEOPLE.keep, PEOPLE.sorts
+demonstrate, demonstrations, guide = PEOPLE.demonstrate, PEOPLE.demonstrations, PEOPLE.guide
+transcripts = PEOPLE.transcripts

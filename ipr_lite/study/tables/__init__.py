@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ipr_lite.jsonl import write_whole
+from ipr_lite.records import write_whole
 from ipr_lite.study import plots
 from ipr_lite.study.tables.ablations import deviations, table4, table4_rounds
 from ipr_lite.study.tables.comparison import (
@@ -30,7 +30,7 @@ from ipr_lite.study.tables.comparison import (
 )
 from ipr_lite.study.tables.figures import figures, write_comparison
 from ipr_lite.study.tables.map import when_steps_help
-from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference, difference_cell, mean_cell, verdict
+from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference_cell, mean_cell, verdict
 from ipr_lite.study.tables.step_rewards import case_studies, estimator, fig3, fig4, same_outcome
 
 BOOK = RESULTS_FOLDER.parents[1] / "book"

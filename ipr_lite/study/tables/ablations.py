@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from ipr_lite.study.results import markdown_table, show, show_signed
+from ipr_lite.study.results import difference, markdown_table, show, show_signed
 from ipr_lite.study.tables.comparison import PAPER_2
-from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference, difference_cell, mean_cell, verdict
+from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference_cell, mean_cell, verdict
 
 # Table 4 of the paper: WebShop, InterCodeSQL, ALFWorld unseen.
 PAPER_4 = {
@@ -23,7 +23,7 @@ DEVIATIONS = {
     "sft_on=all_winners": "SFT term on all winners",
     "sft_per=sequence": "SFT term summed over tokens",
     "sft_on=all_winners sft_per=sequence": "both, as the released code has it",
-    "both_directions=False": "only the expert wins, as the paper's text has it",
+    "both_directions=False": "only the demonstrator wins, as the paper's text has it",
     "action_only=True": "one action contrasted, not the suffix",
     "step_pairs_from=1": "step pairs from t = 1",
     "shorter_wins=True": "of two successes the shorter wins",

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ipr_lite.methods.reward_model import FIT_COLUMNS
-from ipr_lite.study.results import METHODS, markdown_table, read_table, show, show_signed, worlds_markdown
+from ipr_lite.methods import METHODS
+from ipr_lite.methods.learned_rewards import FIT_COLUMNS
+from ipr_lite.study.results import difference, markdown_table, read_table, show, show_signed, worlds_markdown
 from ipr_lite.study.speed import stage_table
-from ipr_lite.study.tables.results import (
-    RESULTS_FOLDER,
-    WORLDS,
-    Results,
-    difference,
-    difference_cell,
-    mean_cell,
-    verdict,
-)
+from ipr_lite.study.tables.results import RESULTS_FOLDER, SEEDLESS, WORLDS, Results, difference_cell, mean_cell, verdict
 
 # The paper's Table 2 (average reward), in the order of WORLDS; Llama-2-7B.
 PAPER_2 = {
@@ -48,11 +41,6 @@ PAPER_5 = {
     "Llama-2-13B": (0.689, 0.707, 0.722),
     "Llama-3-8B": (0.662, 0.706, 0.720),
 }
-PAPER_5 = {
-    "Llama-2-7B": (0.674, 0.689, 0.713),
-    "Llama-2-13B": (0.689, 0.707, 0.722),
-    "Llama-3-8B": (0.662, 0.706, 0.720),
-}
 OTHER_MODEL = "step_reward=runs/two-layer/default/seed-{seed}"
 BASES = {"tiny": "tiny base (4 layers, 1 M, three worlds)", "tiny:two-layer-base": "two-layer base (0.7 M, shop alone)"}
 
@@ -60,7 +48,7 @@ BASES = {"tiny": "tiny base (4 layers, 1 M, three worlds)", "tiny:two-layer-base
 def worlds(folder: Path = RESULTS_FOLDER) -> str:
     """The effect in a line a world, without what Table 2 has besides."""
     rows = Results("table2", folder).rows
-    shown = ("base", "sft", "sft-long", "rft", "eto", "random-pairs", "ipr", "sft-careful", "expert")
+    shown = ("base", "sft", "sft-long", "rft", "eto", "random-pairs", "ipr", "sft-careful", "careful")
     return worlds_markdown(rows[(rows["setting"] == "default") & rows["method"].isin(shown)])
 
 
@@ -74,7 +62,7 @@ def table2(folder: Path = RESULTS_FOLDER) -> str:
     for method in METHODS:
         line = [method]
         for place, (env, split, _) in enumerate(WORLDS.values()):
-            line.append(mean_cell(results.rewards(env, split, method)))
+            line.append(mean_cell(results.rewards(env, split, method), method))
             line.append(show(PAPER_2[method][place]) if method in PAPER_2 else "")
         rows.append(line)
     return markdown_table(header, rows)
@@ -113,23 +101,23 @@ def table2_budget(folder: Path = RESULTS_FOLDER) -> str:
     results = Results("table2", folder)
     rows = []
     for method in METHODS:
-        r = results.rows
-        mine = r[(r["env"] == "shop") & (r["split"] == "test") & (r["method"] == method)] if len(r) else r
+        mine = results.of("shop", "test", method)
         if not len(mine):
             continue
         last = mine[mine["iteration"] == mine["iteration"].max()]
-        rows.append((method, *(f"{last[name].mean():.0f}" for name in ("env_steps", "tokens", "updates")), len(last)))
+        spent = (f"{last[name].mean():.0f}" for name in ("env_steps", "tokens", "updates"))
+        rows.append((method, *spent, "" if method in SEEDLESS else len(last)))
     return markdown_table(("method", "actions in the world", "tokens written", "updates", "seeds"), rows)
 
 
 def optimism(folder: Path = RESULTS_FOLDER) -> str:
     """What choosing the round on the test set, as the paper does, adds to what dev chose."""
     results = Results("table2", folder)
-    r = results.rows
     rows = []
     for ours, (env, split, _) in WORLDS.items():
         for method in ("ipr", "eto", "random-pairs"):
-            mine = r[(r["env"] == env) & (r["split"] == split) & (r["method"] == method) & (r["setting"] == "default")] if len(r) else r  # fmt: skip
+            mine = results.of(env, split, method)
+            mine = mine[mine["setting"] == "default"]
             if not len(mine):
                 continue
             best = mine.groupby("seed")["reward"].max().to_dict()
@@ -154,7 +142,13 @@ def table3(folder: Path = RESULTS_FOLDER) -> str:
     for scale, name in BASES.items():
         source = two if scale == "tiny" else three
         base, sft, eto, ipr = (source.rewards("shop", "test", m, scale=scale) for m in ("base", "sft", "eto", "ipr"))
-        cells = (mean_cell(base), mean_cell(sft), mean_cell(eto), mean_cell(ipr), difference_cell(difference(ipr, eto)))
+        cells = (
+            mean_cell(base, "base"),
+            mean_cell(sft),
+            mean_cell(eto),
+            mean_cell(ipr),
+            difference_cell(difference(ipr, eto)),
+        )
         rows.append((name, *cells))
     return markdown_table(("base model", "base", "SFT", "ETO", "IPR", "IPR minus ETO"), rows)
 

@@ -6,26 +6,39 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ipr_lite.jsonl import write_whole
+from ipr_lite import envs
+from ipr_lite.methods.base import CAREFUL
+from ipr_lite.records import write_whole
 from ipr_lite.study import plots
 from ipr_lite.study.report import figure_html
-from ipr_lite.study.results import effect_cells, effect_table, markdown_table, read_results
+from ipr_lite.study.results import difference, effect_cells, effect_table, markdown_table, read_results
 from ipr_lite.study.tables.map import map_cells
-from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference
+from ipr_lite.study.tables.results import RESULTS_FOLDER, SEEDLESS, WORLDS, Results
 from ipr_lite.study.viewer import page, table_html
+
+FRONT = {
+    "base": "base: no training",
+    "sft": "sft: a clone",
+    "sft-long": "sft-long: cloned longer",
+    "random-pairs": "random-pairs: control",
+    "eto": "eto: outcomes alone",
+    "ipr": "ipr: step rewards",
+    "sft-careful": "sft-careful: better clone",
+    CAREFUL.name: "careful person",
+}
+"""The rows of the front figure, and what they are called there."""
 
 
 def figures(folder: Path = RESULTS_FOLDER) -> dict[str, Figure]:
     """The book's forest plots by name; those whose results are not there yet are left out."""
     found = {}
     two = Results("table2", folder).rows
-    for env in ("shop", "sql", "house"):
+    for env in dict.fromkeys(env for env, _, _ in WORLDS.values()):
         rows = two[two["env"] == env] if len(two) else two
         if len(rows):
-            found[f"{env}_table2"] = plots.effect_forest(effect_table(rows[rows["method"] != "expert"]))
+            found[f"{env}_table2"] = plots.effect_forest(effect_table(rows[rows["method"] != "careful"]))
     if len(two):
-        shown = two[two["method"].isin(["sft", "sft-long", "random-pairs", "eto", "ipr"])]
-        found["worlds"] = plots.effect_forest(effect_table(shown))
+        found["worlds"] = worlds_figure(folder)
     cells = []
     for env, setting, name, source in map_cells(folder):
         eto, ipr = (source.rewards(env, "test", method, setting) for method in ("eto", "ipr"))
@@ -39,6 +52,29 @@ def figures(folder: Path = RESULTS_FOLDER) -> dict[str, Figure]:
         takeaway = "interval above 0: " + ", ".join(sure) if sure else "no interval lies above zero"
         found["map"] = plots.forest(cells, "IPR minus ETO, paired by seed (95 % interval)", "When steps help", takeaway)
     return found
+
+
+def worlds_figure(folder: Path = RESULTS_FOLDER) -> Figure:
+    """All worlds side by side, on the seeds that IPR, its clone and its control have in every world; what they say."""
+    results = Results("table2", folder)
+    names = list(dict.fromkeys(results.rows["env"]))
+    by_world = {
+        env: {m: results.rewards(env, "test", m) for m in FRONT} for env in sorted(names, key=list(envs.PLACES).index)
+    }
+    needed = [by_world[env][method] for env in by_world for method in ("sft", "random-pairs", "ipr")]
+    seeds = sorted(set.intersection(*(set(found) for found in needed)))
+    panels, above = {}, {method: [] for method in ("sft", "base")}
+    for env, found in by_world.items():
+        shared = {
+            m: {s: by_seed[s] for s in seeds} if by_seed.keys() >= set(seeds) else {} for m, by_seed in found.items()
+        }
+        panels[env] = {m: list(by_seed.values())[: 1 if m in SEEDLESS else None] for m, by_seed in shared.items()}
+        for method, worlds in above.items():
+            if difference(shared["ipr"], shared[method])[1] > 0:
+                worlds.append(env)
+    clone, base = (f"in {' and '.join(worlds)}" if worlds else "nowhere" for worlds in above.values())
+    title = f"IPR is surely better than its clone {clone}, surely better than the untrained base {base}"
+    return plots.method_panels(panels, FRONT, len(seeds), title)
 
 
 def write_comparison(results: Path, stem: Path) -> list[Path]:

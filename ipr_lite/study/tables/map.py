@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ipr_lite.study.results import markdown_table
-from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference, difference_cell, mean_cell
+from ipr_lite.study.results import difference, markdown_table
+from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference_cell, mean_cell
 
 MAP_METHODS = ("sft", "eto", "ipr")
 MAP = (

@@ -7,20 +7,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from ipr_lite import DATA
-from ipr_lite.evaluation import paired_difference, student_interval
-from ipr_lite.jsonl import DataError
-from ipr_lite.study.results import read_results, show_interval, show_signed
+from ipr_lite import DATA, envs
+from ipr_lite.evaluation import student_interval
+from ipr_lite.methods.base import BASE, CAREFUL
+from ipr_lite.records import DataError
+from ipr_lite.study.results import RESULTS, read_results, show_interval, show_signed
 
 RESULTS_FOLDER = DATA / "results"
 
-# Where a column's numbers are: results file's world, split, and the paper's name for it.
 WORLDS = {
-    "shop": ("shop", "test", "WebShop"),
-    "sql": ("sql", "test", "InterCodeSQL"),
-    "house, seen rooms": ("house", "test_seen", "ALFWorld seen"),
-    "house, unseen rooms": ("house", "test_unseen", "ALFWorld unseen"),
+    title: (name, split, paper) for name in envs.PLACES for title, (split, paper) in envs.world(name).columns.items()
 }
+"""Where a column's numbers are: its title -> results file's world, split, and the paper's name for it."""
+
+
+SEEDLESS = (BASE.name, CAREFUL.name)
+"""Methods without seeds of their own: every seed says the same of them, so that no interval is theirs."""
 
 
 class Results:
@@ -28,18 +30,19 @@ class Results:
 
     def __init__(self, word: str, folder: Path = RESULTS_FOLDER):
         frames = [read_results(path) for path in sorted(folder.glob(f"*_{word}.csv"))]
-        self.rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["env", "split"])
+        self.rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=RESULTS)
+
+    def of(self, env: str, split: str, method: str) -> pd.DataFrame:
+        """The rows of a method, whatever its setting."""
+        return self.rows[(self.rows[["env", "split", "method"]] == (env, split, method)).all(axis=1)]
 
     def rewards(
         self, env: str, split: str, method: str, setting: str = "default", iteration: int | None = None,
         column: str = "reward", scale: str = "tiny",
     ) -> dict[int, float]:  # fmt: skip
         """Mean reward (or another column) by seed: of the iterate that dev chose, or of a given one."""
-        if not len(self.rows):
-            return {}
-        r = self.rows
-        found = r[(r["env"] == env) & (r["split"] == split) & (r["method"] == method) & (r["setting"] == setting)]
-        found = found[found["scale"] == scale]
+        found = self.of(env, split, method)
+        found = found[(found["setting"] == setting) & (found["scale"] == scale)]
         found = found[found["selected"] == 1] if iteration is None else found[found["iteration"] == iteration]
         if found["seed"].duplicated().any():
             raise DataError(
@@ -48,21 +51,18 @@ class Results:
         return dict(zip(found["seed"], found[column]))
 
 
-def mean_cell(by_seed: dict[int, float]) -> str:
-    """`0.658 ± 0.031 [9]`: mean over seeds, half of its 95 % interval, seeds; a dash where nothing was run."""
+def mean_cell(by_seed: dict[int, float], method: str = "") -> str:
+    """`0.658 ± 0.031 [9]`: mean over seeds, half of its 95 % interval, seeds; a dash where nothing was run.
+
+    Of a method without seeds of its own the mean alone.
+    """
     if not by_seed:
         return "-"
+    if method in SEEDLESS:
+        return f"{next(iter(by_seed.values())):.3f}"
     mean, low, _ = student_interval([by_seed[seed] for seed in sorted(by_seed)])
     half = "" if math.isnan(low) else f" ± {mean - low:.3f}"
     return f"{mean:.3f}{half} [{len(by_seed)}]"
-
-
-def difference(first: dict[int, float], second: dict[int, float]) -> tuple[float, float, float, int]:
-    """Mean and 95 % interval of first - second over the seeds that both have, and their number."""
-    shared = sorted(first.keys() & second.keys())
-    if not shared:
-        return math.nan, math.nan, math.nan, 0
-    return *paired_difference([first[s] for s in shared], [second[s] for s in shared]), len(shared)
 
 
 def difference_cell(found: tuple[float, float, float, int]) -> str:

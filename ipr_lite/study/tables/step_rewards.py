@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import pandas as pd
 
 from ipr_lite.study.cases import cases_markdown
 from ipr_lite.study.quality import COLUMNS, STEP_COLUMNS, pair_quality
@@ -49,9 +52,7 @@ def estimator(folder: Path = RESULTS_FOLDER) -> str:
 def fig4(folder: Path = RESULTS_FOLDER) -> str:
     """The average reward per step, in both senses: mean step reward of the actions taken, and outcome over actions."""
     rows = []
-    for path in sorted(folder.glob("*_fig4.csv")):
-        table = read_table(path, STEP_COLUMNS)
-        table["mean_step"] = [_mean(text) for text in table["step_rewards"]]
+    for table in _stepwise(folder):
         table["per_step"] = table["reward"] / table["steps"]
         for agent in dict.fromkeys(table["agent"]):
             mine = table[table["agent"] == agent]
@@ -64,9 +65,7 @@ def fig4(folder: Path = RESULTS_FOLDER) -> str:
 def same_outcome(folder: Path = RESULTS_FOLDER) -> str:
     """Test tasks on which two agents end alike: how far their step rewards are apart."""
     rows = []
-    for path in sorted(folder.glob("*_fig4.csv")):
-        table = read_table(path, STEP_COLUMNS)
-        table["mean_step"] = [_mean(text) for text in table["step_rewards"]]
+    for table in _stepwise(folder):
         merged = table[table["agent"] == "sft"].merge(table[table["agent"] == "ipr"], on=["seed", "id"])
         alike = merged[(merged["reward_x"] - merged["reward_y"]).abs() < 1e-6]
         acted = alike[alike["step_rewards_x"] != alike["step_rewards_y"]]
@@ -85,6 +84,13 @@ def same_outcome(folder: Path = RESULTS_FOLDER) -> str:
 def case_studies(folder: Path = RESULTS_FOLDER) -> str:
     """The cases that `cases.py` chose."""
     return "\n".join(cases_markdown(path) for path in sorted(folder.glob("*_cases.jsonl"))) or "not run\n"
+
+
+def _stepwise(folder: Path) -> Iterator[pd.DataFrame]:
+    """Each world's episodes with the mean of their step rewards."""
+    for path in sorted(folder.glob("*_fig4.csv")):
+        table = read_table(path, STEP_COLUMNS)
+        yield table.assign(mean_step=[_mean(text) for text in table["step_rewards"]])
 
 
 def _mean(text: str | float) -> float:

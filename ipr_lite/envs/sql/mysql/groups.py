@@ -7,14 +7,10 @@ groups by a table's key may select all of that table. The texts are MySQL 8's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from ipr_lite.envs.sql.mysql.schema import SQLError
-
-if TYPE_CHECKING:
-    from ipr_lite.envs.sql.mysql.names import Block
+from ipr_lite.envs.sql.mysql.schema import Block, SQLError
 
 Place = tuple[str, str]
 """A column of a block: the alias of its source and its name, both in small letters."""

@@ -3,22 +3,27 @@
 Four walls, each enough for what it stops: the file is opened read-only; an authorizer allows nothing
 but reading and a list of harmless functions; SQLite's own limits bound texts, depth and width; a budget of
 virtual-machine steps, rows and bytes ends what would not end. The budget counts steps and not
-seconds, so that the same query ends the same way on every machine; a clock is there as a last resort.
+seconds, so that the same query ends the same way on every machine; a clock and a look at the process's
+memory are there as a last resort. SQLite looks at no budget while it compiles: how large a query becomes
+there is bounded by `sql_names.py`.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ipr_lite.envs.sql.mysql.schema import Schema
+import psutil
+
+from ipr_lite.envs.sql.mysql.schema import Schema, Table
+from ipr_lite.records import DataError
 
 # What an answer can need. Others load code, touch files, or make much out of nothing in one step, in
 # which no budget is looked at: `printf('%.*c', 1000000000, 'x')` takes seconds before it is too long.
-_FUNCTIONS = frozenset(
+FUNCTIONS = frozenset(
     """abs avg ceil ceiling char coalesce concat concat_ws count cume_dist current_date current_time current_timestamp
     date datetime dense_rank exp first_value floor glob group_concat hex ifnull iif instr julianday lag last_value lead
     length like ln log lower ltrim max min mod nth_value ntile nullif percent_rank pow power quote rank replace round
@@ -49,7 +54,8 @@ class GuardedDatabase:
     """A SQLite file, or the bytes of one, that can be asked, and nothing else.
 
     steps: virtual-machine instructions of one query. rows, size: of one result, the size in
-    characters or bytes. seconds: the last resort, of one query. Raises FileNotFoundError.
+    characters or bytes. seconds, heap: the last resort, of one query, the heap in bytes. Raises
+    FileNotFoundError, DataError for what is no SQLite database.
     """
 
     def __init__(
@@ -59,8 +65,9 @@ class GuardedDatabase:
         rows: int = 5_000,
         size: int = 500_000,
         seconds: float = 0.8,
+        heap: int = 100_000_000,
     ):
-        self.steps, self.rows, self.size, self.seconds = steps, rows, size, seconds
+        self.steps, self.rows, self.size, self.seconds, self.heap = steps, rows, size, seconds, heap
         self._connection = _open(path)
         for limit, value in _LIMITS.items():
             self._connection.setlimit(limit, value)
@@ -68,12 +75,14 @@ class GuardedDatabase:
         self._connection.execute("PRAGMA cell_size_check = ON")
         self._connection.set_authorizer(_authorize)
         self._connection.set_progress_handler(self._tick, _CHECK_EVERY)
-        self._left, self._deadline = 0, 0.0
+        self._left, self._deadline, self._most = 0, 0.0, 0
 
     def execute(self, query: str) -> list[tuple]:
         """The rows of one SELECT. Raises QueryError, and nothing else, for whatever is wrong."""
         self._left = self.steps // _CHECK_EVERY
         self._deadline = time.monotonic() + self.seconds
+        self._process = psutil.Process()  # the one that asks: a worker may have been forked since
+        self._most = self._process.memory_info().rss + self.heap
         try:
             cursor = self._connection.execute(query)
             try:
@@ -86,6 +95,20 @@ class GuardedDatabase:
             raise QueryError(str(error)) from None
         except (sqlite3.Error, sqlite3.Warning, ValueError, TypeError, OverflowError, MemoryError) as error:
             raise QueryError(str(error) or type(error).__name__) from None
+
+    def attach(self, name: str, tables: Iterable[tuple[Table, list[tuple]]]) -> None:
+        """Puts tables with their rows beside those of the file, in memory, as another database."""
+        with self._unguarded() as connection:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 1)
+            connection.execute("PRAGMA query_only = OFF")
+            connection.execute(f"ATTACH ':memory:' AS {name}")
+            for table, rows in tables:
+                columns = ", ".join(f"{c.name} {c.type} COLLATE NOCASE" for c in table.columns)
+                connection.execute(f"CREATE TABLE {name}.{table.name} ({columns})")
+                marks = ", ".join("?" * len(table.columns))
+                connection.executemany(f"INSERT INTO {name}.{table.name} VALUES ({marks})", rows)
+            connection.execute("PRAGMA query_only = ON")
+            connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
 
     def schema(self, name: str) -> Schema:
         """The tables and columns, read off the file."""
@@ -123,6 +146,8 @@ class GuardedDatabase:
 
     def _tick(self) -> int:
         self._left -= 1
+        if self._left % 4 == 0 and self._process.memory_info().rss > self._most:
+            return 1
         return int(self._left < 0 or time.monotonic() > self._deadline)
 
 
@@ -130,18 +155,24 @@ def _open(path: str | Path | bytes) -> sqlite3.Connection:
     if isinstance(path, bytes):
         connection = sqlite3.connect(":memory:", isolation_level=None)
         connection.deserialize(path)
-        connection.execute("PRAGMA query_only = ON")
         return connection
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such database")
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    try:
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        raise DataError(f"{path}: not a whole SQLite database ({error}); copy it anew from where it came") from None
+    if not tables:
+        raise DataError(f"{path}: a database without tables; copy it anew from where it came")
+    return connection
 
 
 def _authorize(action: int, first: str | None, second: str | None, *unused: str | None) -> int:
     """SQLite asks this for everything that a statement would do, while it compiles it."""
     if action not in _ALLOWED:
         return sqlite3.SQLITE_DENY
-    if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() not in _FUNCTIONS:
+    if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() not in FUNCTIONS:
         return sqlite3.SQLITE_DENY
     return sqlite3.SQLITE_OK

@@ -7,38 +7,14 @@ texts are MySQL's. On the way every expression learns its kind (`sql_schema.Colu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from sqlglot import exp
 
 from ipr_lite.envs.sql.mysql.groups import aggregates, check_groups, items_of, place_of
 from ipr_lite.envs.sql.mysql.kinds import common_kind, kind_of
-from ipr_lite.envs.sql.mysql.schema import Schema, SQLError, Table
+from ipr_lite.envs.sql.mysql.schema import NOT_YET, TOO_LONG, Block, Schema, Source, SQLError
 
-
-@dataclass
-class Source:
-    """A table, derived table or CTE in a FROM: its columns' names and kinds."""
-
-    alias: str
-    columns: list[tuple[str, str]]
-    table: Table | None = None
-
-    def find(self, name: str) -> tuple[str, str] | None:
-        return next((c for c in self.columns if c[0].lower() == name.lower()), None)
-
-
-@dataclass
-class Block:
-    """One SELECT while it is resolved: its sources, its select list's names, the block around it."""
-
-    outer: Block | None = None
-    sources: list[Source] = field(default_factory=list)
-    merged: set[str] = field(default_factory=set)
-    names: dict[str, str] = field(default_factory=dict)
-
-    def source(self, alias: str) -> Source | None:
-        return next((s for s in self.sources if s.alias.lower() == alias.lower()), None)
+WIDEST = 200
+LARGEST = 10_000
 
 
 class Resolver:
@@ -51,6 +27,8 @@ class Resolver:
         """The output columns, (name, kind) each. Raises SQLError with MySQL's text."""
         if any(e.args.get("query") and e.args["query"].unnest().args.get("limit") for e in tree.find_all(exp.In)):
             raise SQLError("This version of MySQL doesn't yet support 'LIMIT & IN/ALL/ANY/SOME subquery'")
+        if _written_out(tree, {})[0] > LARGEST:
+            raise SQLError(TOO_LONG)
         known = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
         for table in tree.find_all(exp.Table, bfs=False):
             self._open(table, known)
@@ -58,7 +36,9 @@ class Resolver:
 
     def _open(self, table: exp.Table, known: set[str]) -> None:
         database = table.text("db")
-        if database.lower() == "information_schema" and self.schema.information(table.name):
+        if database.lower() == "information_schema":
+            if not self.schema.information(table.name):
+                raise SQLError(f"Unknown table '{table.name.upper()}' in information_schema")
             return
         if database and database.lower() != self.schema.name.lower():
             raise SQLError(f"Unknown database '{database}'")
@@ -81,7 +61,7 @@ class Resolver:
                 self._expression(item, union, "order clause", ctes)
             return [(name, common_kind([kind, other])) for (name, kind), (_, other) in zip(left, right)]
         if not isinstance(node, exp.Select):
-            raise SQLError(f"this world reads tables only, with SELECT, SHOW and DESC, not {node.key.upper()}")
+            raise SQLError(NOT_YET.format(node.key.upper()))
         return self._select(node, outer, ctes)
 
     def _select(self, node: exp.Select, outer: Block | None, ctes: dict) -> list[tuple[str, str]]:
@@ -106,12 +86,13 @@ class Resolver:
         groups = []
         for item in items_of(node, "group"):
             groups.append(self._position(item, node, "group statement"))
-            self._expression(groups[-1], block, "group statement", ctes, names=True)
+            if groups[-1] is item:  # what is selected has been resolved
+                self._expression(item, block, "group statement", ctes, names=True)
         if having := node.args.get("having"):
             self._having(having.this, node, block, groups, ctes)
         for item in items_of(node, "order"):
-            item = self._position(item, node, "order clause")
-            self._expression(item, block, "order clause", ctes, names=True)
+            if self._position(item, node, "order clause") is item:
+                self._expression(item, block, "order clause", ctes, names=True)
         check_groups(self.schema.name, node, block, groups)
         return outputs
 
@@ -151,6 +132,8 @@ class Resolver:
                 self._expression(item, block, "field list", ctes)
                 outputs.append((item.alias_or_name or item.sql("mysql"), kind_of(item)))
                 block.names[outputs[-1][0].lower()] = outputs[-1][1]
+            if len(outputs) > WIDEST:
+                raise SQLError("Too many columns")
         return outputs
 
     def _position(self, item: exp.Expression, node: exp.Select, where: str) -> exp.Expression:
@@ -225,6 +208,38 @@ def _renamed(columns: list[tuple[str, str]], item: exp.Expression) -> list[tuple
     alias = item.args.get("alias")
     names = [c.name for c in alias.args.get("columns") or ()] if isinstance(alias, exp.TableAlias) else []
     return [(name, kind) for name, (_, kind) in zip(names, columns)] if names else columns
+
+
+def _written_out(query: exp.Expression, ctes: dict[str, tuple[int, int]], column: int = 1) -> tuple[int, int]:
+    """How many nodes a query has, and its widest column, when each CTE stands where it is named and each
+    column of a derived table as what it is made of: so large does SQLite make it before it looks at a budget.
+
+    column: the most nodes that a column of the blocks around may stand for.
+    """
+    for cte in query.args["with_"].expressions if query.args.get("with_") else ():
+        ctes = {**ctes, cte.alias.lower(): _written_out(cte.this, ctes)}
+    start = [query.args["from_"].this] if query.args.get("from_") else []
+    sources = [*start, *(join.this for join in query.args.get("joins") or ())]
+    if not isinstance(query, exp.Select):  # UNION, parentheses
+        sources = [query.this, *sources, *([query.expression] if query.args.get("expression") else [])]
+    found = [_written_out(s, ctes) for s in sources if isinstance(s, exp.Query)]
+    found += [
+        ctes.get(t.name.lower(), (1, 1)) for s in sources for t in s.find_all(exp.Table) if not isinstance(s, exp.Query)
+    ]
+    column = max([column, *(width for _, width in found)])
+    items = [_nodes(item, ctes, column) for item in query.expressions]
+    rest = (query.args.get(key) for key in ("where", "group", "having", "order"))
+    size = sum(size for size, _ in found) + sum(items) + sum(_nodes(part, ctes, column) for part in rest if part)
+    on = [_nodes(join.args["on"], ctes, column) for join in query.args.get("joins") or () if join.args.get("on")]
+    return 1 + size + sum(on), max(items, default=column)
+
+
+def _nodes(node: exp.Expression, ctes: dict[str, tuple[int, int]], column: int) -> int:
+    if isinstance(node, (exp.Column, exp.Star)):
+        return column
+    if isinstance(node, exp.Query):
+        return _written_out(node, ctes, column)[0]
+    return 1 + sum(_nodes(child, ctes, column) for child in node.iter_expressions())
 
 
 def _written(column: exp.Column) -> str:

@@ -5,7 +5,24 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+TOO_LONG = "Query execution was interrupted, maximum statement execution time exceeded"
+NOT_YET = "This version of MySQL doesn't yet support '{}'"
+_CHARSET, _COLLATION = "utf8mb4", "utf8mb4_general_ci"
+# The columns of information_schema's views, in MySQL 8's order; a type where they are no texts.
+_VIEWS = {
+    "schemata": """CATALOG_NAME SCHEMA_NAME DEFAULT_CHARACTER_SET_NAME DEFAULT_COLLATION_NAME SQL_PATH
+        DEFAULT_ENCRYPTION""",
+    "tables": """TABLE_CATALOG TABLE_SCHEMA TABLE_NAME TABLE_TYPE ENGINE VERSION:int ROW_FORMAT TABLE_ROWS:int
+        AVG_ROW_LENGTH:int DATA_LENGTH:int MAX_DATA_LENGTH:int INDEX_LENGTH:int DATA_FREE:int AUTO_INCREMENT:int
+        CREATE_TIME UPDATE_TIME CHECK_TIME TABLE_COLLATION CHECKSUM:int CREATE_OPTIONS TABLE_COMMENT""",
+    "columns": """TABLE_CATALOG TABLE_SCHEMA TABLE_NAME COLUMN_NAME ORDINAL_POSITION:int COLUMN_DEFAULT IS_NULLABLE
+        DATA_TYPE CHARACTER_MAXIMUM_LENGTH:int CHARACTER_OCTET_LENGTH:int NUMERIC_PRECISION:int NUMERIC_SCALE:int
+        DATETIME_PRECISION:int CHARACTER_SET_NAME COLLATION_NAME COLUMN_TYPE COLUMN_KEY EXTRA PRIVILEGES
+        COLUMN_COMMENT GENERATION_EXPRESSION SRS_ID:int""",
+}
+_DIGITS = {"tinyint": 3, "smallint": 5, "mediumint": 7, "int": 10, "bigint": 19, "float": 12, "double": 22}
 
 
 class SQLError(Exception):
@@ -62,20 +79,25 @@ class Schema:
         return next((t for t in self.tables if t.name.lower() == name.lower()), None)
 
     def information(self, name: str) -> tuple[Table, list[tuple]] | None:
-        """information_schema's view of that name (tables and columns only) and its rows."""
-        if name.lower() == "tables":
-            titles = "TABLE_CATALOG TABLE_SCHEMA TABLE_NAME TABLE_TYPE"
-            rows = [("def", self.name, table.name, "BASE TABLE") for table in self.tables]
-        elif name.lower() == "columns":
-            titles = "TABLE_SCHEMA TABLE_NAME COLUMN_NAME COLUMN_DEFAULT IS_NULLABLE DATA_TYPE COLUMN_TYPE COLUMN_KEY"
+        """information_schema's view of that name (schemata, tables and columns only) and its rows."""
+        if name.lower() not in _VIEWS:
+            return None
+        if name.lower() == "schemata":
+            rows = [("def", self.name, _CHARSET, _COLLATION, None, "NO")]
+        elif name.lower() == "tables":
+            middle, end = ("BASE TABLE", "InnoDB", 10, "Dynamic", *[None] * 10), (_COLLATION, None, "", "")
             rows = [
-                (self.name, t.name, c.name, c.default, c.null, c.type.partition("(")[0], c.type, c.key)
-                for t in self.tables
-                for c in t.columns
+                ("def", self.name, table.name, *middle, *end) for table in sorted(self.tables, key=lambda t: t.name)
             ]
         else:
-            return None
-        return Table(name.upper(), tuple(Column(title, "text") for title in titles.split())), rows
+            rows = [
+                ("def", self.name, t.name, c.name, n, c.default, c.null, *_facts(c.type), c.type, c.key, c.extra)
+                + ("select,insert,update,references", "", "", None)
+                for t in self.tables
+                for n, c in enumerate(t.columns, 1)
+            ]
+        kinds = (title.partition(":") for title in _VIEWS[name.lower()].split())
+        return Table(name.upper(), tuple(Column(title, kind or "text") for title, _, kind in kinds)), rows
 
     @classmethod
     def of_catalogue(cls, name: str, tables: Mapping[str, Mapping]) -> Schema:
@@ -97,6 +119,20 @@ class Schema:
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY 1"
         )
         return cls(name, tuple(_table(connection, row[0]) for row in connection.execute(query)))
+
+
+def _facts(kind: str) -> tuple:
+    """What information_schema.columns says of a type, from DATA_TYPE to COLLATION_NAME."""
+    word, *sizes = re.findall(r"\w+", kind)
+    sizes = [int(size) for size in sizes if size.isdigit()] + [None, None]
+    if word in ("char", "varchar"):
+        return (word, sizes[0], sizes[0] and 4 * sizes[0], None, None, None, _CHARSET, _COLLATION)
+    if Column("", word).kind == "text":
+        return (word, 65535, 65535, None, None, None, _CHARSET, _COLLATION)
+    if word in ("datetime", "timestamp"):
+        return (word, None, None, None, None, 0, None, None)
+    digits, scale = sizes[:2] if word in ("decimal", "numeric") else (_DIGITS.get(word), 0 if "int" in word else None)
+    return (word, None, None, digits, scale, None, None, None)
 
 
 def _table(connection: sqlite3.Connection, table: str) -> Table:
@@ -123,3 +159,31 @@ def _table(connection: sqlite3.Connection, table: str) -> Table:
     keys += [index for index in indexes if needed.issuperset(index)]
     leading = {key[0].lower() for key in (primary, *indexes) if key} | foreign
     return Table(table, tuple(columns), tuple(keys), frozenset(leading))
+
+
+@dataclass
+class Source:
+    """A table, derived table or CTE in a FROM: its columns' names and kinds."""
+
+    alias: str
+    columns: list[tuple[str, str]]
+    table: Table | None = None
+
+    def find(self, name: str) -> tuple[str, str] | None:
+        return next((c for c in self.columns if c[0].lower() == name.lower()), None)
+
+
+@dataclass
+class Block:
+    """One SELECT while it is resolved: its sources, its select list's names, the block around it."""
+
+    outer: Block | None = None
+    sources: list[Source] = field(default_factory=list)
+    merged: set[str] = field(default_factory=set)
+    names: dict[str, str] = field(default_factory=dict)
+
+    def source(self, alias: str) -> Source | None:
+        return next((s for s in self.sources if s.alias.lower() == alias.lower()), None)
+
+    def __deepcopy__(self, memo: dict) -> Block:
+        return self  # else each copy of an expression, whose columns know their block, copies all of the query

@@ -1,11 +1,9 @@
-"""How hard a query is, in Spider's four levels."""
+"""How hard a query is, in Spider's four levels: what the forms of `ipr_lite/envs/sql/questions.py` say they are."""
 
 from __future__ import annotations
 
 import sqlglot
 from sqlglot import exp
-
-LEVELS = ("easy", "medium", "hard", "extra")
 
 
 def hardness(query: str) -> str:

@@ -1,4 +1,4 @@
-"""The baselines: their pairs, budgets, references and losses, on the shipped base and a small finished run."""
+"""The methods: their pairs, budgets, references and losses, on the shipped base and a small finished run."""
 
 import json
 import math
@@ -9,18 +9,20 @@ import pytest
 import torch
 
 from ipr_lite.config import Config
-from ipr_lite.ipr import Run, draw_demonstrations, run
+from ipr_lite.ipr import round_of
 from ipr_lite.losses import agent_logps, ppo_loss
-from ipr_lite.methods import baselines, ppo, reward_model
-from ipr_lite.methods.best_of_n import best_of_n, best_of_n_oracle
+from ipr_lite.methods import METHODS, explored, learned_rewards, policy_gradient, ppo, reward_model
+from ipr_lite.methods.best_of_n import by_the_model, by_the_oracle
+from ipr_lite.methods.sft import all_updates
 from ipr_lite.model import adapter_weights
+from ipr_lite.records import read_trajectories
+from ipr_lite.run import Run, draw_demonstrations
+from ipr_lite.study import compare as compare_module
 from ipr_lite.study.compare import compare
+from ipr_lite.study.job import run
 from ipr_lite.study.results import read_results
-from ipr_lite.trajectory import read_trajectories
 
-SMALL = Config(
-    demonstrations=12, sft_epochs=1, iterations=2, samples=2, updates=3, dev=4, test=4, showcase=2, best_of=3
-)
+SMALL = Config(demonstrations=12, sft_epochs=1, iterations=2, samples=2, updates=3, dev=4, test=4, showcase=2)
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +55,9 @@ def test_ppo_loss_by_hand():
 
 def test_ppo_reads_what_transformers_computes(lab):
     trajectory = lab.demonstrations()[0]
-    lab.policy
-    episode = ppo._experience(lab, trajectory, [1.0] * trajectory.steps)
+    episode = policy_gradient.experience(lab.chat, trajectory, [1.0] * trajectory.steps)
     with torch.no_grad():
-        logps, states = ppo._read(lab.policy, episode)
+        logps, states = policy_gradient.read(lab.policy, episode)
         ids = torch.tensor([episode.input_ids])
         out = lab.policy.get_base_model()(input_ids=ids, output_hidden_states=True)
     mask = torch.tensor([[d >= 0 for d in episode.decision]])
@@ -68,16 +69,18 @@ def test_ppo_reads_what_transformers_computes(lab):
 
 
 def test_ppo_makes_what_paid_likelier(lab):
-    lab.policy
     good, bad = lab.demonstrations()[:2]
-    episodes = [ppo._experience(lab, good, [1.0] * good.steps), ppo._experience(lab, bad, [0.0] * bad.steps)]
+    episodes = [
+        policy_gradient.experience(lab.chat, good, [1.0] * good.steps),
+        policy_gradient.experience(lab.chat, bad, [0.0] * bad.steps),
+    ]
     parameters = [p for name, p in lab.policy.named_parameters() if ".default." in name]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3)
     with torch.no_grad():
-        before = [ppo._read(lab.policy, e)[0].sum() for e in episodes]
-    ppo.learn(lab.policy, episodes, ppo.Baseline(), optimizer, updates=1, seed=0)
+        before = [policy_gradient.read(lab.policy, e)[0].sum() for e in episodes]
+    policy_gradient.learn(lab.policy, episodes, policy_gradient.Baseline(), optimizer, updates=1, seed=0)
     with torch.no_grad():
-        after = [ppo._read(lab.policy, e)[0].sum() for e in episodes]
+        after = [policy_gradient.read(lab.policy, e)[0].sum() for e in episodes]
     assert after[0] > before[0] and after[1] < before[1]
 
 
@@ -85,7 +88,7 @@ def test_the_baseline_learns_the_value_of_states():
     torch.manual_seed(0)
     weights = torch.randn(8)
     states = torch.randn(400, 8)
-    baseline = ppo.Baseline()
+    baseline = policy_gradient.Baseline()
     assert baseline.values(states).tolist() == [0.0] * 400
     baseline.add(states, states @ weights + 0.3)
     other = torch.randn(50, 8)
@@ -95,12 +98,13 @@ def test_the_baseline_learns_the_value_of_states():
 
 @pytest.mark.parametrize("method", ["ppo", "step-ppo"])
 def test_ppo_spends_as_ipr_does(method, lab):
-    rounds = ppo.METHODS[method](lab)
-    assert len(rounds) == 2 and any(not torch.equal(rounds[0][k], rounds[1][k]) for k in rounds[0])
-    for iteration in (1, 2):
-        spent, budget = lab.spent([f"{method}/{iteration}"]), baselines.round_budget(lab, iteration)
+    agents = METHODS[method].train(lab)
+    first, second = (lab.agent(agent) for agent in agents)
+    assert any(not torch.equal(first[k], second[k]) for k in first)
+    for number in (1, 2):
+        spent, budget = lab.spent([f"{method}/{number}"]), explored.round_budget(lab, number)
         assert spent["updates"] == SMALL.updates
-        assert 0.6 * budget["env_steps"] <= spent["env_steps"] <= 1.6 * budget["env_steps"]
+        assert 0.6 * budget <= spent["env_steps"] <= 1.6 * budget
 
 
 def test_step_returns_are_monte_carlo_step_rewards(lab):
@@ -128,41 +132,42 @@ def watched(monkeypatch, name):
 
 
 def test_eto_contrasts_whole_trajectories(lab, monkeypatch):
-    played, explored, calls = {}, baselines.explored, watched(monkeypatch, "learn")
+    calls = watched(monkeypatch, "learn")
+    assert METHODS["eto"].train(lab) == ["eto-1", "eto-2"] and len(calls) == 2
+    for pairs, _, (_, log) in calls:
+        assert {p.kind for p in pairs} == {"outcome"} and {p.step for p in pairs} == {1}
+        assert all(p.chosen_outcome > p.rejected_outcome for p in pairs)
+        assert len({json.dumps([p.prompt, p.chosen, p.rejected]) for p in pairs}) == len(pairs)
+        assert all(row["loss"] == pytest.approx(row["loss_outcome"]) for row in log)  # no SFT term
+    # The reference is the current iterate, in the second round too: there is no preference yet.
+    assert calls[1][2][1][0]["loss_outcome"] == pytest.approx(math.log(2), abs=1e-4)
+    # Every round's adapter is kept, and is what learning has made.
+    for number, (_, _, (weights, _)) in enumerate(calls, start=1):
+        assert all(torch.equal(weights[k], w) for k, w in lab.agent(f"eto-{number}").items())
+    calls.clear()
+    assert METHODS["eto"].train(lab) == ["eto-1", "eto-2"] and not calls
 
-    def explored_once(run, weights, agent, *budget, **named):
-        """Both references start from SFT, so that their first rounds, and what is explored, are the same."""
-        if agent not in played:
-            played[agent] = explored(run, weights, agent, *budget, **named)
-        return played[agent]
 
-    monkeypatch.setattr(baselines, "explored", explored_once)
-    for reference in ("current", "sft"):
-        calls.clear()
-        lab.config = replace(SMALL, eto_reference=reference)
-        baselines.eto(lab)
-        assert len(calls) == 2
-        for pairs, _, (_, log) in calls:
-            assert {p.kind for p in pairs} == {"outcome"} and {p.step for p in pairs} == {1}
-            assert all(p.chosen_outcome > p.rejected_outcome for p in pairs)
-            assert len({json.dumps([p.prompt, p.chosen, p.rejected]) for p in pairs}) == len(pairs)
-            assert all(row["loss"] == pytest.approx(row["loss_outcome"]) for row in log)  # no SFT term
-        second = calls[1][2][1][0]["loss_outcome"]
-        assert (abs(second - math.log(2)) < 1e-4) == (reference == "current")
+def test_on_its_papers_budget_eto_explores_each_task_once(lab):
+    lab.config = replace(SMALL, budget="paper")
+    METHODS["eto"].train(lab)
+    tasks = [t.task for t in lab.demonstrations()]
+    once = lab.play(tasks, lab.sft(), "eto")
+    assert lab.spent(["eto/1"])["env_steps"] == sum(t.steps for t in once)
 
 
 def test_eto_explores_for_as_many_actions_as_ipr(lab):
     greedy = lab.play([e.task for e in lab.demonstrations()], lab.sft(), "eto")
-    played, spent = baselines.explored(lab, lab.sft(), "eto-1", 300, greedy_first=True)
+    played, spent = explored.explored(lab, lab.sft(), "eto-1", 300, greedy_first=True)
     assert [t.messages for t in played[: len(greedy)]] == [t.messages for t in greedy]
     assert spent["env_steps"] == sum(t.steps for t in played) and 240 <= spent["env_steps"] <= 330
-    once, _ = baselines.explored(lab, lab.sft(), "eto-1", 0, greedy_first=True)
+    once, _ = explored.explored(lab, lab.sft(), "eto-1", 0, greedy_first=True)
     assert [t.messages for t in once] == [t.messages for t in greedy]
 
 
 def test_naive_step_dpo_contrasts_single_actions_by_the_outcome(lab, monkeypatch):
     calls = watched(monkeypatch, "learn")
-    baselines.naive_step_dpo(lab)
+    METHODS["naive-step-dpo"].train(lab)
     pairs = calls[0][0]
     assert pairs and {p.kind for p in pairs} == {"step"} and 1 in {p.step for p in pairs}
     for p in pairs:
@@ -172,7 +177,7 @@ def test_naive_step_dpo_contrasts_single_actions_by_the_outcome(lab, monkeypatch
 
 def test_rft_adds_what_the_policy_did_better(lab, monkeypatch):
     calls = watched(monkeypatch, "clone")
-    baselines.rft(lab)
+    METHODS["rft"].train(lab)
     examples, _, (_, log) = calls[-1]
     experts = lab.demonstrations()
     outcome = {e.id: e.reward for e in experts}
@@ -180,7 +185,7 @@ def test_rft_adds_what_the_policy_did_better(lab, monkeypatch):
     assert examples[: len(experts)] == experts and added
     assert all(t.success or t.reward > outcome[t.id] for t in added)
     assert len({(t.id, *t.actions) for t in added}) == len(added)
-    assert len(log) == baselines.all_updates(lab)
+    assert len(log) == all_updates(lab)
 
 
 # --- the reward model -----------------------------------------------------------------------------
@@ -188,7 +193,6 @@ def test_rft_adds_what_the_policy_did_better(lab, monkeypatch):
 
 def test_the_reward_model_learns_a_rule_and_generalises(lab):
     """Labels that can be read off the action: 1 for a purchase, 0.2 else; held-out tasks are predicted."""
-    lab.policy
     experts = draw_demonstrations(replace(lab.config, demonstrations=24), lab.env, lab.config.habits)
     for t in experts:
         t.extra["step_rewards"] = [1.0 if "Buy Now" in action else 0.2 for action in t.actions]
@@ -198,13 +202,12 @@ def test_the_reward_model_learns_a_rule_and_generalises(lab):
     assert all(torch.equal(w, adapter_weights(lab.policy)[k]) for k, w in default.items())
     predicted = model.predict(lab.policy, lab.chat, [t.messages for t in unseen])
     labels = [r for t in unseen for r in t.extra["step_rewards"]]
-    facts = reward_model.fit_quality([p for ps in predicted for p in ps], labels)
+    facts = learned_rewards.fit_quality([p for ps in predicted for p in ps], labels)
     assert facts["explained"] > 0.4 and facts["correlation"] > 0.7 and facts["steps"] == len(labels)
 
 
 def test_a_prediction_depends_on_the_past_alone_and_survives_a_file(lab, tmp_path):
-    lab.policy
-    model = reward_model.reward_model(lab)
+    model = learned_rewards.reward_model(lab)
     trajectory = lab.demonstrations()[0]
     (whole,) = model.predict(lab.policy, lab.chat, [trajectory.messages])
     for step in range(1, trajectory.steps + 1):
@@ -222,9 +225,13 @@ def test_a_prediction_depends_on_the_past_alone_and_survives_a_file(lab, tmp_pat
 def test_pairs_by_the_reward_model(lab):
     """`step_reward="model"`: no Monte Carlo; a purchase keeps its outcome."""
     lab.config = replace(SMALL, step_reward="model")
-    for name in ("iteration-1/step_rewards.jsonl", "iteration-2/step_rewards.jsonl", "expert_step_rewards.jsonl"):
+    for name in (
+        "iteration-1/step_rewards.jsonl",
+        "iteration-2/step_rewards.jsonl",
+        "demonstration_step_rewards.jsonl",
+    ):
         (lab.folder / name).unlink()
-    rewards = lab.step_rewards(1)
+    rewards = round_of(lab, 1, "score", learned_rewards.judge_of(lab))
     assert rewards and {r.n for r in rewards} == {0}
     assert all(r.reward_mc == r.outcome for r in rewards if r.terminal)
     assert any(not r.terminal for r in rewards)
@@ -234,22 +241,26 @@ def test_the_reward_model_of_another_run_may_judge(lab, finished, tmp_path):
     other = tmp_path / "seed-0"
     shutil.copytree(lab.folder, other)
     theirs = Run(SMALL, other, quiet=True)
-    theirs.policy
     flat = torch.zeros(theirs.policy.get_base_model().config.hidden_size + 1)
     flat[-1] = 0.625  # a model that always says .625
     reward_model.RewardModel(theirs.fresh, flat).save(other / "reward-model")
     lab.config = replace(SMALL, step_reward=str(tmp_path / "seed-{seed}"))
-    for name in ("iteration-1/step_rewards.jsonl", "iteration-2/step_rewards.jsonl", "expert_step_rewards.jsonl"):
+    for name in (
+        "iteration-1/step_rewards.jsonl",
+        "iteration-2/step_rewards.jsonl",
+        "demonstration_step_rewards.jsonl",
+    ):
         (lab.folder / name).unlink()
-    rewards = lab.step_rewards(1)
+    rewards = round_of(lab, 1, "score", learned_rewards.judge_of(lab))
     assert {r.reward_mc for r in rewards if not r.terminal} == {0.625}
     lab.config = replace(SMALL, step_reward=str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match="no step reward model there"):
-        lab._reward_model_run()
+        learned_rewards.judge_of(lab)
 
 
-def test_the_oracle_takes_the_best_of_what_the_model_chooses_from(lab):
-    chosen, best = best_of_n(lab, "test"), best_of_n_oracle(lab, "test")
+def test_the_oracle_takes_the_best_of_what_the_model_chooses_from(lab, monkeypatch):
+    monkeypatch.setattr("ipr_lite.methods.best_of_n.N", 3)
+    chosen, best = by_the_model(lab, "best-of-n", "test"), by_the_oracle(lab, "best-of-n-oracle", "test")
     sampled = read_trajectories(lab.folder / "evaluations" / "sft-sampled-3-test.jsonl")
     by_task = {}
     for t in sampled:
@@ -270,13 +281,12 @@ def test_a_setting_says_what_differs_and_reads_back():
     assert changed.setting == "scorer=current both_directions=False w_step=0.0"
     assert Config(seed=1).with_setting(changed.setting) == replace(changed, seed=1)
     for text, message in (
-        ("warp=1", "no option 'warp'"), ("updates=many", "'many' is no int"), ("action_only=yes", "'yes' is no bool"),
-        ("seed=3", "no option 'seed'"),
+        ("warp=1", "no option 'warp'"), ("updates=many", "--updates many: should be a valid integer"),
+        ("action_only=maybe", "--action-only maybe: should be a valid boolean"), ("seed=3", "no option 'seed'"),
+        ("beta=nan", "--beta nan: should be a finite number"), ("beta", "--beta : should be a valid number"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             Config().with_setting(text)
-    with pytest.raises(ValueError, match="reference must be one of sft, current"):
-        Config(reference="none").check()
 
 
 def test_compare_runs_cells_once_and_in_any_order(finished, tmp_path, monkeypatch):
@@ -284,7 +294,7 @@ def test_compare_runs_cells_once_and_in_any_order(finished, tmp_path, monkeypatc
     shutil.copytree(finished, tmp_path / "default" / "seed-0")
     monkeypatch.setattr("ipr_lite.config.Config.setting", property(lambda c: "default" if c.w_step else "w_step=0.0"))
     results = tmp_path / "results.csv"
-    explored = watched(monkeypatch, "explorations")
+    learnt = watched(monkeypatch, "learn")
     jobs = ((["ipr", "eto"], ["default"]), (["ipr", "sft"], ["default", "w_step=0.0"]))
     rest = ([0], tmp_path, results, "compare")
     rows = [row for job in jobs for row in compare(SMALL, *job, *rest, quiet=True)]
@@ -309,11 +319,28 @@ def test_compare_runs_cells_once_and_in_any_order(finished, tmp_path, monkeypatc
         assert compare(SMALL, *job, *rest, quiet=True) == [] and results.read_bytes() == before
     log = results.with_suffix(".log").read_text().splitlines()
     assert log[0] == "# compare" and len([line for line in log if line.startswith("shop ")]) == 5
-    assert explored  # and so it was the first time that ran them
+    assert len(learnt) == 4  # ETO's two rounds, and IPR's two with the other setting
 
     monkeypatch.undo()
     with pytest.raises(ValueError, match="unknown method dpo"):
         compare(SMALL, ["dpo"], ["default"], [0], tmp_path, results, "compare")
+
+
+@pytest.mark.parametrize(
+    "changed, shared",
+    [
+        ({"beta": 0.2}, "pairs"),
+        ({"samples": 3}, "sft"),
+        ({"max_length": 900}, ""),
+        ({"keep": 0.9}, ""),
+        ({"dev": 3}, ""),
+    ],
+)
+def test_settings_share_only_what_they_have_no_part_in(changed, shared, finished, tmp_path):
+    one = Run(replace(SMALL, **changed), tmp_path / "other", quiet=True)
+    compare_module._share(one, finished)
+    assert (one.folder / "sft").exists() == bool(shared)
+    assert (one.folder / "iteration-1" / "pairs.jsonl").exists() == (shared == "pairs")
 
 
 def test_dev_can_be_scored_without_a_look_at_test(lab, tmp_path):

@@ -1,0 +1,52 @@
+"""What methods that explore from the start of a task share: their episodes, their rounds, IPR's budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ipr_lite.ipr import round_of
+from ipr_lite.methods.learned_rewards import judge_of
+from ipr_lite.records import Trajectory
+from ipr_lite.rollout import stable_seed
+from ipr_lite.run import Log, Run, Weights
+
+
+def round_budget(run: Run, number: int) -> int:
+    """The actions that IPR takes to explore and score in a round; 0 where each method explores as its paper says."""
+    if run.config.budget == "paper":
+        return 0
+    round_of(run, number, "score", judge_of(run))
+    return run.spent([f"iteration-{number}/explore", f"iteration-{number}/score"])["env_steps"]
+
+
+def explored(
+    run: Run, weights: Weights, agent: str, env_steps: int, greedy_first: bool = False
+) -> tuple[list[Trajectory], dict[str, int]]:
+    """Episodes on the tasks of the demonstrations, one pass after another, and what they spent.
+
+    A pass plays every task once, the last one as many as fit `env_steps` actions; one pass at least.
+    Sampled at temperature 1; with `greedy_first` the first pass is greedy.
+    """
+    tasks = list({t.id: t.task for t in run.demonstrations()}.values())
+    played: list[Trajectory] = []
+    spent = {"env_steps": 0, "tokens": 0}
+    rest = len(tasks)
+    while rest >= 1:
+        number = -(-len(played) // len(tasks))
+        player = run.player(weights, 0.0 if greedy_first and not played else 1.0, agent)
+        episodes = [run.start(task, stable_seed(run.config.seed, agent, number, task.id)) for task in tasks[:rest]]
+        played += player.play(episodes, run.bar(f"explore {agent}"))
+        spent["env_steps"] += player.actions_taken
+        spent["tokens"] += player.tokens_written
+        rest = min(len(tasks), int((env_steps - spent["env_steps"]) * len(played) / max(spent["env_steps"], 1)))
+    return played, spent
+
+
+def rounds(run: Run, name: str, learn: Callable[[int, Weights], tuple[Weights, Log]]) -> list[str]:
+    """As many rounds as IPR's, from the SFT policy: `learn(number, weights)` trains one; each is kept."""
+    weights, agents = run.sft(), []
+    for number in range(1, run.config.iterations + 1):
+        agent = f"{name}-{number}"
+        weights = run.adapter(run.folder / agent, run.folder / f"{agent}_log.csv", lambda: learn(number, weights))
+        agents.append(agent)
+    return agents

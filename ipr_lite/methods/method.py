@@ -1,0 +1,38 @@
+"""What the comparison knows of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ipr_lite.records import Trajectory
+from ipr_lite.run import Run
+
+
+def greedy(run: Run, agent: str, split: str) -> list[Trajectory]:
+    """Greedy episodes of an agent on the tasks of a split."""
+    return run.evaluate(agent, split)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to get an agent, and how it is drawn.
+
+    train: trains what the run lacks and names its agents, one for each round, whose adapters are kept in the run's
+    folder (`Run.agent`); an agent with the method's own name is one of no rounds. play: episodes of such an agent on a
+    split. stage: where budget.json tells what round {} has spent. from_base: SFT is no part of it. about: one line.
+    """
+
+    name: str
+    about: str
+    train: Callable[[Run], list[str]]
+    colour: str
+    marker: str = "o"
+    play: Callable[[Run, str, str], list[Trajectory]] = greedy
+    from_base: bool = False
+    stage: str = "{name}/{round}"
+
+    def spent(self, rounds: int) -> list[str]:
+        """The stages that an agent of this method has cost, after so many rounds."""
+        own = [self.stage.format(name=self.name, round=number) for number in range(1, max(rounds, 1) + 1)]
+        return own if self.from_base else ["sft", *own]
