@@ -24,7 +24,9 @@ import os
 import sys
 
 if "google.colab" in sys.modules:
-    get_ipython().system("git clone -q {REPOSITORY} project && cd project && pip install -q -r requirements.txt")
+    get_ipython().system(
+        "git clone -q {REPOSITORY} project && cd project && pip install -q -r requirements.txt"
+    )
     os.chdir("project/notebooks")
     sys.path.insert(0, os.path.abspath(".."))"""
 QUIET = {
