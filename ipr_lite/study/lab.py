@@ -1,0 +1,153 @@
+"""When do step rewards beat outcomes? A task of K decisions with one outcome, small enough to be exact.
+
+A task is of one of C kinds; each of its K decisions is right or wrong, and the outcome, told at the end, is the share of
+right ones. The policy is a table: the logit of deciding right, by kind and decision. So the worth of a step is known
+in closed form (`step_value`), thousands of seeds take a minute, and the greedy policy's reward is the share of decisions
+whose sign it has right. What `envs/lab` says in text, and a language model plays, is counted here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Lab:
+    """One setting. decisions: K. kinds: C. tasks: demonstrations, one each. samples: N rollouts for a step reward; 0: exact step
+    values in place of rollouts. skill: how often demonstrators, and the policy at first, decide right. seeds: independent repetitions.
+    The rest is DPO's, the same for all methods."""
+
+    decisions: int
+    kinds: int = 10
+    tasks: int = 40
+    samples: int = 5
+    skill: float = 0.5
+    seeds: int = 200
+    updates: int = 200
+    batch: int = 8
+    rate: float = 3.0
+    beta: float = 0.1
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """Pairs of all seeds. kinds (S, P); chosen, rejected, suffix (S, P, K): right or wrong, and whether the decision is in the
+    pair's suffix; kept (S, P): whether it is a pair at all."""
+
+    kinds: np.ndarray
+    chosen: np.ndarray
+    rejected: np.ndarray
+    suffix: np.ndarray
+    kept: np.ndarray
+
+
+def step_value(right_so_far: np.ndarray, right_now: np.ndarray, left: int, decisions: int, skill: float) -> np.ndarray:
+    """The expected outcome after a decision, when `left` more are taken with this skill (equation 3's limit, N without end)."""
+    return (right_so_far + right_now + skill * left) / decisions
+
+
+def simulate(lab: Lab, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
+    """Each method's table after training: by method, for every seed, `sampled` and `greedy` reward and `actions` in the world.
+
+    sft: the start. ipr. eto-paper: outcome pairs alone, each task played once. eto-equal: until IPR's actions are spent.
+    """
+    rng = np.random.default_rng([seed, lab.decisions, lab.kinds, lab.tasks, lab.samples])
+    kinds = rng.integers(0, lab.kinds, (lab.seeds, lab.tasks))
+    demonstrated = rng.random((lab.seeds, lab.tasks, lab.decisions)) < lab.skill
+    start = np.full((lab.seeds, lab.kinds, lab.decisions), np.log(lab.skill / (1 - lab.skill)))
+
+    steps, spent = step_pairs(lab, kinds, demonstrated, rng)
+    once = outcome_pairs(lab, kinds, demonstrated, rng, np.full(lab.seeds, lab.tasks))
+    equal = outcome_pairs(lab, kinds, demonstrated, rng, spent // lab.decisions)
+    found = {"sft": (start, np.zeros(lab.seeds))}
+    for name, pairs, actions in (
+        ("ipr", steps, spent),
+        ("eto-paper", once, np.full(lab.seeds, lab.tasks * lab.decisions)),
+        ("eto-equal", equal, spent),
+    ):
+        found[name] = train(lab, start, pairs, rng), actions
+    return {
+        name: {
+            "sampled": _sigmoid(table).mean((1, 2)),
+            "greedy": ((table > 0) + 0.5 * (table == 0)).mean((1, 2)),
+            "actions": actions,
+        }
+        for name, (table, actions) in found.items()
+    }
+
+
+def outcome_pairs(lab: Lab, kinds: np.ndarray, demonstrated: np.ndarray, rng, episodes: np.ndarray) -> PairTable:
+    """The policy plays the tasks in turn, `episodes` (S,) of each seed; the higher outcome wins."""
+    number = np.arange(episodes.max())
+    task = number % lab.tasks
+    theirs, kinds = demonstrated[:, task], kinds[:, task]
+    acted = rng.random(theirs.shape) < lab.skill
+    kept = number < episodes[:, None]
+    return _pairs(kinds, acted, theirs, np.ones_like(acted), _gain(acted, theirs), kept)
+
+
+def step_pairs(lab: Lab, kinds: np.ndarray, demonstrated: np.ndarray, rng) -> tuple[PairTable, np.ndarray]:
+    """IPR's pairs, and the actions (S,) that they took: at t = 1 by outcome, later where step reward and outcome agree."""
+    K, actions, parts = lab.decisions, np.zeros(lab.seeds, dtype=int), []
+    for t in range(K):
+        # Explore: the demonstrator's first decisions, then the policy's own.
+        acted = rng.random(demonstrated.shape) < lab.skill
+        acted[:, :, :t] = demonstrated[:, :, :t]
+        actions += lab.tasks * (K - t)
+        gain = _gain(acted, demonstrated)
+        kept = np.ones(gain.shape, dtype=bool)
+        if t:
+            # Score where they differ, in decision and outcome.
+            kept = (acted[:, :, t] != demonstrated[:, :, t]) & (gain != 0)
+            before, left = demonstrated[:, :, :t].sum(-1), K - t - 1
+            values = []
+            for side in (acted, demonstrated):
+                known = step_value(before, side[:, :, t], 0, K, 0)
+                if lab.samples:
+                    rest = rng.binomial(lab.samples * left, lab.skill, gain.shape) / (lab.samples * K)
+                    values.append(known + rest)
+                else:
+                    values.append(known + lab.skill * left / K)
+            actions += 2 * lab.samples * left * kept.sum(1)
+            step = values[0] - values[1]
+            kept &= (np.sign(step) == np.sign(gain)) & (np.abs(step) > 0.01)
+        suffix = np.broadcast_to(np.arange(K) >= t, acted.shape)
+        parts.append(_pairs(kinds, acted, demonstrated, suffix, gain, kept))
+    joined = (np.concatenate([getattr(p, name) for p in parts], 1) for name in PairTable.__dataclass_fields__)
+    return PairTable(*joined), actions
+
+
+def train(lab: Lab, start: np.ndarray, pairs: PairTable, rng) -> np.ndarray:
+    """DPO from `start` (S, C, K), its own reference: as many updates on random batches for every method."""
+    table, rows, columns = start.copy(), np.arange(lab.seeds)[:, None], np.arange(lab.decisions)
+    first = np.argsort(~pairs.kept, axis=1, kind="stable")
+    number = pairs.kept.sum(1)
+    for _ in range(lab.updates):
+        drawn = first[rows, (rng.random((lab.seeds, lab.batch)) * number[:, None]).astype(int)]
+        chosen, rejected, suffix = (a[rows, drawn] for a in (pairs.chosen, pairs.rejected, pairs.suffix))
+        kind = pairs.kinds[rows, drawn]
+        place = rows[..., None], kind[..., None], columns
+        difference = suffix * (chosen.astype(float) - rejected)
+        # log sigmoid(x) - log sigmoid(-x) = x: where the sides differ, the margin is the change of the logit.
+        margin = lab.beta * (difference * (table[place] - start[place])).sum(-1)
+        pull = lab.beta * _sigmoid(-margin)[..., None] * difference * (number > 0)[:, None, None]
+        flat = np.ravel_multi_index(np.broadcast_arrays(*place), table.shape)
+        gradient = np.bincount(flat.ravel(), pull.ravel(), table.size).reshape(table.shape)
+        table += lab.rate * gradient / lab.batch
+    return table
+
+
+def _pairs(kinds, acted, theirs, suffix, gain, kept) -> PairTable:
+    won = (gain > 0)[..., None]
+    return PairTable(kinds, np.where(won, acted, theirs), np.where(won, theirs, acted), suffix, kept & (gain != 0))
+
+
+def _gain(acted: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    return acted.sum(-1) - theirs.sum(-1)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
