@@ -16,6 +16,8 @@ PLACES = {
     "all": "ipr_lite.envs.all:WORLD",
     "shop-2": "ipr_lite.envs.shop.errands:TWO",
     "shop-3": "ipr_lite.envs.shop.errands:THREE",
+    "lab-4": "ipr_lite.envs.lab:FOUR",
+    "lab-12": "ipr_lite.envs.lab:TWELVE",
 }
 """Where each world's record is; what is not asked for is not imported."""
 
