@@ -225,6 +225,39 @@ def rounds(
     print(f"{add_rounds(runs, results, command)} rounds: {results}")
 
 
+def lab(command: str, results: Annotated[Path, "the CSV file"] = Path("data/results/lab.csv")):
+    """The exact lab: when step rewards beat outcomes, in a table of logits; 29 cells of 1,000 seeds in two minutes."""
+    from tqdm.auto import tqdm
+
+    from ipr_lite.study.lab import write_grid
+
+    with tqdm(desc="lab", unit="cell") as bar:
+
+        def show(done: int, total: int):
+            bar.total = total
+            bar.update(done - bar.n)
+
+        write_grid(results, command, show)
+    print(f"results: {results}")
+
+
+def power(
+    results: Annotated[tuple[Path, ...], "results files, as `compare` writes them"],
+    *,
+    difference: Annotated[float, "to ask the number of seeds for, in units of reward"] = 0.03,
+    method: Annotated[str, "that is compared with all others"] = "ipr",
+):
+    """What difference a results file could have seen, and how many seeds a given one needs."""
+    from ipr_lite.study.power import HEADER, power_rows
+    from ipr_lite.study.results import markdown_table, read_results
+
+    for path in results:
+        lines = power_rows(read_results(path), difference, method)
+        if not lines:
+            raise ValueError(f"{path}: no two seeds in which {method} and another method were run on the test split")
+        print(f"{path}\n{markdown_table([name.format(difference) for name in HEADER], lines)}")
+
+
 def tables():
     """Write the book's tables anew from data/results."""
     from ipr_lite.study.tables import write_tables
@@ -324,7 +357,7 @@ COMMANDS = {
     "pairs": stage("pairs", "Stage 4: outcome and step pairs.", "score", "iteration-{}/step_rewards.jsonl"),
     "train": stage("train", "Stage 5: preference training.", "pairs", "iteration-{}/pairs.jsonl"),
     "evaluate": evaluate,
-    "plan": plan, "compare": compare, "bench": bench, "quality": quality, "rounds": rounds, "transfer": transfer,
+    "plan": plan, "compare": compare, "bench": bench, "quality": quality, "rounds": rounds, "transfer": transfer, "lab": lab, "power": power,
     "tables": tables, "play": play, "show": show, "inspect": inspect_data, "merge": merge, "pretrain": pretrain,
     "data": data,
 }  # fmt: skip

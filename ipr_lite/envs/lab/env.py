@@ -56,7 +56,9 @@ class Rooms(TextEnv):
         over = len(self._right) == self.max_steps
         share = sum(self._right) / self.max_steps
         info = {"task": self._task, "action": door, "invalid": door is None, "success": over and share == 1}
-        page = f"The house ends here: {sum(self._right)} of {self.max_steps} doors were right." if over else self._room()
+        page = (
+            f"The house ends here: {sum(self._right)} of {self.max_steps} doors were right." if over else self._room()
+        )
         return f"Observation: {page}", share if over else 0.0, over, False, info
 
     def clone(self) -> Rooms:

@@ -37,7 +37,5 @@ class _Visitor:
 
 
 PEOPLE = people.People(
-    lambda task, env, habits, rng: _Visitor(task, habits, rng),
-    careful=Habits(),
-    habitual=Habits(errs=0.5),
+    lambda task, env, habits, rng: _Visitor(task, habits, rng), careful=Habits(), habitual=Habits(errs=0.5)
 )
