@@ -171,6 +171,7 @@ def named(**changed):
     return lambda: checks.revealed() | changed
 
 
+LUCK = random.Random(0)
 RIGHT = {
     "name_faults": named(),
     "bits_per_weight": bits_per_weight,
@@ -328,7 +329,7 @@ WRONG = [
     ("stop_round", stop_unless_equal, "only equals the best"),
     ("stop_round", lambda dev, patience: (0, stop_round(dev, patience)[1]), "has the highest dev reward"),
     ("stop_round", lambda dev, patience: 1, "give two numbers"),
-    ("expected_best", lambda k, sd, luck=random.Random(0): luck.gauss(0, sd), "take the mean of many"),
+    ("expected_best", lambda k, sd: LUCK.gauss(0, sd), "take the mean of many"),
     ("expected_best", lambda k, sd: expected_best(k, 1), "multiply by sd"),
     ("expected_best", lambda k, sd: expected_best(k, sd * sd), "taken for a variance"),
     ("expected_best", lambda k, sd: sd * math.sqrt(2 * math.log(k)), "a bound"),
