@@ -15,6 +15,7 @@ import pytest
 from ipr_lite import envs
 from ipr_lite.__main__ import main
 from ipr_lite.make import front
+from ipr_lite.methods import METHODS
 from ipr_lite.step_reward import steps_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -152,18 +153,69 @@ def test_pages_name_files_that_are_there(page):
             assert list(ROOT.glob(name.rstrip("/"))), f"{page.name}: no {name}"
 
 
-OLD = r"\b(trips?|coins?|contests?|trunks?|experts?)\b"
+CHECKS = sorted((ROOT / "ipr_lite" / "checks").glob("*.py"))
+OLD = r"(?<![a-z])(trips?|(?<!fair )coins?(?! flip)|contests?|trunks?|experts?)(?![a-z])"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pages_keep_to_the_glossarys_words(page):
+def shown(path: Path) -> str:
+    """What a reader sees: a page without its code, a file of the package, a notebook with code and stored texts."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+    if path.suffix == ".py":
+        return text
+    cells = json.loads(text)["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    data = [text for output in outputs for kind, text in output.get("data", {}).items() if kind.startswith("text/")]
+    parts = [cell["source"] for cell in cells] + [output.get("text", "") for output in outputs] + data
+    return "\n".join("".join(part) for part in parts)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS, *CHECKS], ids=lambda page: page.name)
+def test_pages_chapters_and_checks_keep_to_the_glossarys_words(page):
     """No private words; "expert" where the paper, or a name in a command or a file, is quoted."""
     if page.name == "log.md":
         pytest.skip("history")
-    text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    for line in text.splitlines():
+    for line in shown(page).splitlines():
         if not re.search("paper|authors", line):
-            assert not re.search(OLD, line, re.IGNORECASE), f"{page.name}: {line}"
+            assert not re.search(OLD, line, re.IGNORECASE), f"{page.name}: {line[:300]}"
+
+
+OURS = (
+    "advantage", "answer key", "branch", "budget", "careful person", "contrast", "control", "demonstrator", "exploration",
+    "habit", "health", "iterate", "loser", "margin", "n-gram guess", "outcome pair", "playing on", "prefix",
+    "random preferences", "round", "scorer", "step pair", "step reward", "suffix", "tau", "tie", "value", "verdict", "winner",
+)  # fmt: skip
+"""Words in a sense of this project's own; the names of its methods are such words, too."""
+
+
+def terms() -> dict[str, str]:
+    """Term of the glossary, in small letters, and the last column of its line."""
+    text = (BOOK / "glossary.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| \*\*(.+?)\*\* \| .+ \| (.+?) \|$", text, re.MULTILINE)
+    return {term.lower(): where for heads, where in lines for term in heads.split(", ")}
+
+
+def says(text: str, term: str) -> bool:
+    """Is the term in the text, in the plural perhaps, or as a name in code?"""
+    plural = term.replace("person", "(?:person|people)")
+    return bool(re.search(rf"(?<![a-z]){plural}s?(?![a-z])", " ".join(text.split()), re.IGNORECASE))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=lambda page: page.name)
+def test_the_glossary_has_the_projects_own_words(page):
+    text, known = shown(page), {term.replace(" ", "-") for term in terms()}
+    used = [term for term in (*OURS, *METHODS) if says(text, term)]
+    assert not [term for term in used if not {term.replace(" ", "-"), f"{term}-person"} & known], page.name
+
+
+def test_a_term_stands_in_the_chapters_that_the_glossary_names():
+    texts = {path.name[:2]: shown(path) for path in NOTEBOOKS if path.parent.name == "notebooks"}
+    for term, where in terms().items():
+        chapters = re.findall(r"\d\d", where.partition("chapter")[2])
+        if re.search(r"\d\d to \d\d", where):
+            chapters = [f"{number:02}" for number in range(int(chapters[0]), int(chapters[1]) + 1)]
+        assert not [n for n in chapters if not says(texts[n], term)], term
 
 
 def recipes() -> list[str]:

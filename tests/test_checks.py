@@ -155,8 +155,8 @@ def episodes_needed(steps, usual, sure):
     return first(lambda n: complete(steps, usual, n) >= sure)
 
 
-def two_trips(trips, parse, like=lambda trip, parse: [parse(a) for a in trip.actions], tie=0.01, tasks=True):
-    for a, b in itertools.combinations(trips, 2):
+def two_alike(played, parse, like=lambda one, parse: [parse(a) for a in one.actions], tie=0.01, tasks=True):
+    for a, b in itertools.combinations(played, 2):
         same_task = a.id == b.id or not tasks
         if same_task and abs(a.reward - b.reward) <= tie and like(a, parse) != like(b, parse):
             return a, b
@@ -171,6 +171,7 @@ def named(**changed):
     return lambda: checks.revealed() | changed
 
 
+LUCK = random.Random(0)
 RIGHT = {
     "name_faults": named(),
     "bits_per_weight": bits_per_weight,
@@ -188,7 +189,7 @@ RIGHT = {
     "skipped": skipped,
     "observation_share": share,
     "episodes_needed": episodes_needed,
-    "unrankable": two_trips,
+    "unrankable": two_alike,
     "pushed_wrong": pushed_wrong,
     "samples_needed": needed,
     "push": push,
@@ -328,7 +329,7 @@ WRONG = [
     ("stop_round", stop_unless_equal, "only equals the best"),
     ("stop_round", lambda dev, patience: (0, stop_round(dev, patience)[1]), "has the highest dev reward"),
     ("stop_round", lambda dev, patience: 1, "give two numbers"),
-    ("expected_best", lambda k, sd: random.gauss(0, sd), "take the mean of many"),
+    ("expected_best", lambda k, sd: LUCK.gauss(0, sd), "take the mean of many"),
     ("expected_best", lambda k, sd: expected_best(k, 1), "multiply by sd"),
     ("expected_best", lambda k, sd: expected_best(k, sd * sd), "taken for a variance"),
     ("expected_best", lambda k, sd: sd * math.sqrt(2 * math.log(k)), "a bound"),
@@ -445,20 +446,20 @@ WRONG = [
         "more than needed",
     ),
     ("episodes_needed", lambda *case: 2.5, "whole number"),
-    ("unrankable", lambda trips, parse: two_trips(trips, parse, tasks=False), "different tasks"),
+    ("unrankable", lambda played, parse: two_alike(played, parse, tasks=False), "different tasks"),
     (
         "unrankable",
-        lambda trips, parse: two_trips(trips, parse, like=lambda trip, _: trip.actions),
+        lambda played, parse: two_alike(played, parse, like=lambda one, _: one.actions),
         "only their words differ",
     ),
-    ("unrankable", lambda trips, parse: two_trips(trips, parse, tie=1.0), "can be ranked"),
-    ("unrankable", lambda trips, parse: two_trips(trips, parse, tie=0.0), "at most 0.01 count as equal"),
+    ("unrankable", lambda played, parse: two_alike(played, parse, tie=1.0), "can be ranked"),
+    ("unrankable", lambda played, parse: two_alike(played, parse, tie=0.0), "at most 0.01 count as equal"),
     (
         "unrankable",
-        lambda trips, parse: next(
+        lambda played, parse: next(
             (
                 (a, b)
-                for a, b in itertools.combinations(trips, 2)
+                for a, b in itertools.combinations(played, 2)
                 if a.id == b.id
                 and abs(a.reward - b.reward) < 0.01
                 and any(parse(x) != parse(y) for x, y in zip(a.actions, b.actions))
@@ -467,14 +468,14 @@ WRONG = [
         ),
         "may be the longer one",
     ),
-    ("unrankable", lambda trips, parse: two_trips(trips, parse, tie=0.05), "can be ranked"),
+    ("unrankable", lambda played, parse: two_alike(played, parse, tie=0.05), "can be ranked"),
     (
         "unrankable",
-        lambda trips, parse: two_trips(trips, parse, like=lambda trip, p: {p(a) for a in trip.actions}),
+        lambda played, parse: two_alike(played, parse, like=lambda one, p: {p(a) for a in one.actions}),
         "in another order",
     ),
-    ("unrankable", lambda trips, parse: trips[0], "give the two trips"),
-    ("unrankable", lambda trips, parse: (0, 4), "not copies or places"),
+    ("unrankable", lambda played, parse: played[0], "give the two trajectories"),
+    ("unrankable", lambda played, parse: (0, 4), "not copies or places"),
     ("pushed_wrong", lambda winner, loser, shared: pushed_wrong(winner, loser, 0), "not pushed at all"),
     (
         "pushed_wrong",
@@ -652,8 +653,8 @@ def errand():
     env = envs.make("house")
     task = envs.tasks("house", "dev")[0]
     people = envs.people_of("house")
-    trip = people.demonstrations([task], env, people.careful, 0)[0]
-    return env, task, [env.parse(action) for action in trip.actions]
+    done = people.demonstrations([task], env, people.careful, 0)[0]
+    return env, task, [env.parse(action) for action in done.actions]
 
 
 def test_wins_plays_the_commands(capsys):

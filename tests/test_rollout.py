@@ -194,8 +194,8 @@ def shopper():
 
 
 @pytest.fixture(scope="module")
-def trips(shopper):
-    """Greedy trips of the shipped base in the shop, four steps or longer."""
+def trajectories(shopper):
+    """Greedy episodes of the shipped base in the shop, four steps or longer."""
     env, made = envs.make("shop"), []
     for task in envs.tasks("shop", "dev")[:12]:
         observation, _ = env.reset(options={"task": task})
@@ -209,62 +209,64 @@ def in_shop(shopper, **changes):
     return player(*shopper, **({"max_new_tokens": 60, "max_length": 2000, "batch_size": 64} | changes))
 
 
-def from_every_step(trips, samples=1):
-    """Episodes that begin before every step of some trips."""
+def from_every_step(trajectories, samples=1):
+    """Episodes that begin before every step of some trajectories."""
     made, env = [], envs.make("shop")
-    for trip in trips:
-        env.reset(options={"task": trip.task})
-        for step, action in enumerate(trip.actions):
+    for trajectory in trajectories:
+        env.reset(options={"task": trajectory.task})
+        for step, action in enumerate(trajectory.actions):
             for sample in range(samples):
-                seed = stable_seed(2, trip.id, step, sample)
-                made.append(Episode(env.clone(), trip.task, trip.messages[: 2 + 2 * step], seed))
+                seed = stable_seed(2, trajectory.id, step, sample)
+                made.append(Episode(env.clone(), trajectory.task, trajectory.messages[: 2 + 2 * step], seed))
             env.step(action)
     return made
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])
-def test_rows_that_come_to_one_history_go_on_as_one(shopper, trips, batch_size):
-    """Greedily, what is played from the middle of a trip is the rest of the trip: written once for all its steps."""
+def test_rows_that_come_to_one_history_go_on_as_one(shopper, trajectories, batch_size):
+    """Greedily, what is played from the middle of an episode is the rest of it: written once for all its steps."""
     fast, plain = in_shop(shopper, batch_size=batch_size), in_shop(shopper, share=False)
-    one, other = fast.play(from_every_step(trips)), plain.play(from_every_step(trips))
+    one, other = fast.play(from_every_step(trajectories)), plain.play(from_every_step(trajectories))
     assert [(t.messages, t.reward, t.extra) for t in one] == [(t.messages, t.reward, t.extra) for t in other]
-    assert [t.messages for t in one] == [trip.messages for trip in trips for _ in trip.actions]
+    assert [t.messages for t in one] == [trajectory.messages for trajectory in trajectories for _ in trajectory.actions]
     assert fast.tokens_written == plain.tokens_written and fast.actions_taken == plain.actions_taken
     assert fast.tokens_read < plain.tokens_read / 3
 
 
 @pytest.mark.parametrize("later", [1, 2])
-def test_an_episode_that_stops_leaves_its_row_to_those_that_joined_it(shopper, trips, later):
-    """Three begin at one trip's first or a later step; one of them is to stop at its first message: before another
+def test_an_episode_that_stops_leaves_its_row_to_those_that_joined_it(shopper, trajectories, later):
+    """Three begin at one episode's first or a later step; one of them is to stop at its first message: before another
     comes by (later = 2), or when it has joined (1)."""
-    trip, asked = trips[0], []
+    trajectory, asked = trajectories[0], []
 
     def stop(message):
         asked.append(message)
         return True
 
     for order in (1, -1):
-        made = from_every_step([trip])
+        made = from_every_step([trajectory])
         first, second = made[0], made[later]
         made = [first, second, replace(second, env=second.env.clone(), stop=stop)]
         played = in_shop(shopper, guess=later == 1).play(made[::order])[::order]
-        assert [t.messages for t in played[:2]] == [trip.messages] * 2
-        assert played[0].extra == trip.extra and played[1].extra["tokens"] < trip.extra["tokens"]
-        assert played[2].extra["stopped"] and played[2].messages == trip.messages[: 3 + 2 * later]
-    assert asked == [trip.actions[later]] * 2
+        assert [t.messages for t in played[:2]] == [trajectory.messages] * 2
+        assert played[0].extra == trajectory.extra and played[1].extra["tokens"] < trajectory.extra["tokens"]
+        assert played[2].extra["stopped"] and played[2].messages == trajectory.messages[: 3 + 2 * later]
+    assert asked == [trajectory.actions[later]] * 2
 
 
-def test_samples_that_follow_an_expert_to_the_letter_read_none_of_its_answers(shopper, trips):
+def test_samples_that_follow_a_demonstration_to_the_letter_read_none_of_its_answers(shopper, trajectories):
     cold = {"temperature": 0.02, "guess": False}
     fast, plain = in_shop(shopper, **cold), in_shop(shopper, **cold, share=False)
-    played = fast.play(from_every_step(trips[:1], samples=2))
-    assert [t.messages for t in played] == [t.messages for t in plain.play(from_every_step(trips[:1], samples=2))]
-    assert all(t.messages == trips[0].messages for t in played)
-    chat, messages = shopper[1], trips[0].messages
-    trunk = len(chat.prompt(messages[: 2 * trips[0].steps]))
-    # Beyond the trunk, each of the steps (two samples are one row) reads its own first token and what it writes.
+    played = fast.play(from_every_step(trajectories[:1], samples=2))
+    assert [t.messages for t in played] == [
+        t.messages for t in plain.play(from_every_step(trajectories[:1], samples=2))
+    ]
+    assert all(t.messages == trajectories[0].messages for t in played)
+    chat, messages = shopper[1], trajectories[0].messages
+    shared = len(chat.prompt(messages[: 2 * trajectories[0].steps]))
+    # Beyond what is shared, each of the steps (two samples are one row) reads its own first token and what it writes.
     written = sum(t.extra["tokens"] for t in played) // 2
-    assert trunk < fast.tokens_read <= trunk + written + trips[0].steps
+    assert shared < fast.tokens_read <= shared + written + trajectories[0].steps
 
 
 def test_guesses_that_come_true_save_passes(model, chat):

@@ -40,7 +40,7 @@ def two_numbers(found: Any, kind: type, shown: str, names: str) -> tuple:
 
 
 def conversation(actions: Sequence[str]) -> list[dict[str, str]]:
-    """Messages of a trip that says these actions, with placeholders for all that it reads."""
+    """Messages of a trajectory that says these actions, with placeholders for all that it reads."""
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "o"}]
     for action in actions:
         messages += [{"role": "assistant", "content": action}, {"role": "user", "content": "o"}]

@@ -1,4 +1,4 @@
-"""One number per episode: how many episodes, which trips it cannot rank, and what it pushes."""
+"""One number per episode: how many episodes, which of them it cannot rank, and what it pushes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, conversation,
 from ipr_lite.records import Task, Trajectory
 
 _EASILY_MISSED = (
-    "is a `return` missing? Any two trips may be the two, not neighbours alone",
+    "is a `return` missing? Any two may be the two, not neighbours alone",
     "outcomes that differ by at most 0.01 count as equal",
-    "one trip may be the longer one",
+    "one episode may be the longer one",
     "the same actions in another order are other actions",
 )
 TIE = 0.01
@@ -48,34 +48,34 @@ def episodes_needed(needed: Callable[[int, float, float], int]) -> None:
 
 
 def unrankable(find: Callable[[list[Trajectory], Callable[[str], str]], tuple[Trajectory, Trajectory]]) -> None:
-    """Notebook 03: `find(trips, parse)` gives two trips of one task with equal outcome and different actions."""
+    """Notebook 03: `find(trajectories, parse)` gives two trajectories of one task with equal outcome and different actions."""
     search, buy = "Thought: I look.\nAction: search[tea]", "Thought: it fits.\nAction: click[Buy Now]"
     again = "Thought: it is cheap.\nAction: click[buy now]"
     red, blue = "Thought: red.\nAction: click[red]", "Thought: blue.\nAction: click[blue]"
     cases = [
-        [  # another task, other thoughts, another outcome; the last trip can be paired with the first or the third
-            _trip("a", 0.5, search, buy), _trip("b", 0.5, search, red, buy), _trip("a", 0.5, search, again),
-            _trip("a", 0.8, search, blue, buy), _trip("a", 0.5, search, red, buy),
+        [  # another task, other thoughts, another outcome; the last can be paired with the first or the third
+            _episode("a", 0.5, search, buy), _episode("b", 0.5, search, red, buy), _episode("a", 0.5, search, again),
+            _episode("a", 0.8, search, blue, buy), _episode("a", 0.5, search, red, buy),
         ],
-        [_trip("a", 0.9, search, buy), _trip("a", 0.6667, search, red, buy), _trip("a", 2 / 3, search, blue, buy)],
-        [_trip("c", 1.0, search, red), _trip("c", 0.0, search, blue), _trip("c", 1.0, search, red, buy)],
-        [_trip("d", 0.5, red, blue), _trip("d", 0.53, red, buy), _trip("d", 0.5, blue, red)],
+        [_episode("a", 0.9, search, buy), _episode("a", 0.6667, search, red, buy), _episode("a", 2 / 3, search, blue, buy)],
+        [_episode("c", 1.0, search, red), _episode("c", 0.0, search, blue), _episode("c", 1.0, search, red, buy)],
+        [_episode("d", 0.5, red, blue), _episode("d", 0.53, red, buy), _episode("d", 0.5, blue, red)],
     ]  # fmt: skip
-    for number, trips in enumerate(cases, start=1):
+    for number, trajectories in enumerate(cases, start=1):
         try:
-            found = attempt(find, trips, _parse)
+            found = attempt(find, trajectories, _parse)
         except WrongAnswer:
             why = _EASILY_MISSED[number - 1]
-            raise WrongAnswer(f"list {number}: nothing came back, but there are two such trips: {why}") from None
+            raise WrongAnswer(f"list {number}: nothing came back, but there are two such trajectories: {why}") from None
         if found is NOTHING:
             return
         if not isinstance(found, (tuple, list)) or len(found) != 2:
-            raise WrongAnswer(f"list {number}: you gave {type(found).__name__}; give the two trips as a tuple")
-        if not all(any(trip is given for given in trips) for trip in found):
-            raise WrongAnswer(f"list {number}: give two of the trips themselves, not copies or places")
+            raise WrongAnswer(f"list {number}: you gave {type(found).__name__}; give the two trajectories as a tuple")
+        if not all(any(trajectory is given for given in trajectories) for trajectory in found):
+            raise WrongAnswer(f"list {number}: give two of the trajectories themselves, not copies or places")
         one, other = found
         if one.id != other.id:
-            raise WrongAnswer(f"list {number}: these are trips of different tasks ({one.id} and {other.id})")
+            raise WrongAnswer(f"list {number}: these are trajectories of different tasks ({one.id} and {other.id})")
         if abs(one.reward - other.reward) > TIE:
             raise WrongAnswer(f"list {number}: their outcomes {one.reward} and {other.reward} can be ranked")
         if [_parse(a) for a in one.actions] == [_parse(a) for a in other.actions]:
@@ -130,5 +130,5 @@ def _parse(message: str) -> str:
     return message.rpartition("Action: ")[2].strip().lower()
 
 
-def _trip(task: str, reward: float, *actions: str) -> Trajectory:
+def _episode(task: str, reward: float, *actions: str) -> Trajectory:
     return Trajectory(Task(task, "shop", "train", "buy tea"), conversation(actions), reward, reward == 1, "agent")

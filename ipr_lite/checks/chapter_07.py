@@ -1,4 +1,4 @@
-"""A round: the balanced coin."""
+"""A round: random preferences, exactly half of each kind."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ from ipr_lite.envs.people import Person
 from ipr_lite.records import Task
 
 HELP = (
-    "Type an action as an agent would write it after `Action:`. Or: hint (what a careful person would do), help, quit."
+    "Type an action alone, without `Action:` or ```sql (search[tea], SHOW TABLES, go to bed 1). "
+    "Or: hint (what a careful person would do), help, quit."
 )
 
 

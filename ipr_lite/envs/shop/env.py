@@ -107,7 +107,7 @@ def _document(product: Product) -> str:
 
 
 class Shop(TextEnv):
-    """WebShop in text mode. One episode is one shopping trip for one instruction.
+    """WebShop in text mode. One episode is one purchase for one instruction.
 
     `tasks` are those that `reset()` draws from when none is given. `results_per_page` and
     `max_results` are the original's unless the world is a small one. The reward comes with the

@@ -1,8 +1,8 @@
-"""Several purchases, one outcome: trips in the shop with more than one errand.
+"""Several purchases, one outcome: episodes in the shop with more than one errand.
 
 Where several good and bad decisions share one outcome, an outcome says little about each. `shop-2` and `shop-3` are
-the shop with two and three errands a trip: each is a task of the shop, with the shop's own pages, rules and step cap;
-after one the next instruction is shown, and only at the end of the last does the agent get its reward, their mean.
+the shop with two and three errands an episode: each is a task of the shop, with the shop's own pages, rules and step
+cap; after one the next instruction is shown, and only at the end of the last does the agent get its reward, their mean.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ipr_lite.records import Message, Task
 
 
 class Errands(TextEnv):
-    """A trip of several errands. `info["success"]`: all of them are perfect."""
+    """An episode of several errands. `info["success"]`: all of them are perfect."""
 
     system_prompt = Shop.system_prompt
 
@@ -62,7 +62,7 @@ class Errands(TextEnv):
         return page, sum(self._rewards) / self.errands, bought, cut_off, info
 
     def clone(self) -> Errands:
-        """A copy of the trip; the catalogue and the tasks are shared."""
+        """A copy of the episode; the catalogue and the tasks are shared."""
         other = copy.copy(self)
         other.shop = self.shop.clone()
         if self._left is not None:
@@ -75,26 +75,26 @@ class Errands(TextEnv):
 
 
 def errands_of(task: Task) -> list[Task]:
-    """The shop's tasks that a trip consists of."""
+    """The shop's tasks that a task of several errands consists of."""
     return [Task.from_record(record) for record in task.setup["errands"]]
 
 
 def make(errands: int, data: Data = None) -> Errands:
-    """The shop, generated or on WebShop's own files, with trips of so many errands."""
+    """The shop, generated or on WebShop's own files, with so many errands an episode."""
     return Errands(shop_world.make(data), tasks(errands, "train", data), errands)
 
 
 def tasks(errands: int, split: str, data: Data = None) -> list[Task]:
-    """As many trips as the shop has tasks in the split; each of its tasks is an errand of `errands` trips."""
+    """As many tasks as the shop has in the split; each of the shop's is an errand in `errands` of them."""
     singles = shop_world.tasks(split, data)
-    trips = []
+    found = []
     for number in range(len(singles)):
         parts = [singles[(number + i * len(singles) // errands) % len(singles)] for i in range(errands)]
-        trips.append(replace(
+        found.append(replace(
             parts[0], id="+".join(part.id for part in parts), env=f"shop-{errands}", extra={},
             setup={"errands": [part.to_record() for part in parts]},
         ))  # fmt: skip
-    return trips
+    return found
 
 
 class _Errander:

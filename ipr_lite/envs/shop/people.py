@@ -53,7 +53,7 @@ _THOUGHTS = {
 
 @dataclass
 class _Shopper:
-    """One person on one trip: what they want, and what they remember of the item they look at.
+    """One person in one episode: what they want, and what they remember of the item they look at.
 
     `astray`: somebody else led them here, where they would not be.
     """
@@ -278,7 +278,7 @@ def _options(parts: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]
 
 
 def _elsewhere(seed: int, each: int = 60) -> Iterator[tuple[Task, Shop, random.Random]]:
-    """Trips to generated shops, `each` to one."""
+    """Tasks in generated shops, `each` in one."""
     rng = random.Random(f"transcripts/{seed}")
     for number in count():
         if number % each == 0:

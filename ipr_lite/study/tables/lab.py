@@ -1,0 +1,83 @@
+"""The exact lab: when step rewards beat outcomes, cell by cell, beside the closed form that was predicted."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import norm
+
+from ipr_lite.evaluation import read_table
+from ipr_lite.study import plots
+from ipr_lite.study.lab import COLUMNS
+from ipr_lite.study.results import markdown_table, show, show_interval, show_signed
+from ipr_lite.study.tables.results import RESULTS_FOLDER
+
+METHODS = {"eto-paper": "ETO, each task once", "eto-equal": "ETO, with IPR's actions", "ipr": "IPR"}
+LOOKS = {
+    "eto-paper": ("#b07aa1", "v", ":"),
+    "eto-equal": ("#5e1848", "s", "--"),
+    "ipr": (plots.PALETTE["ipr"], "D", "-"),
+}
+CELL = ["decisions", "kinds", "tasks", "samples", "skill"]
+
+
+def cells(folder: Path = RESULTS_FOLDER) -> pd.DataFrame:
+    """The lab's rows, one cell after the other; empty where the grid was not run."""
+    path = folder / "lab.csv"
+    return read_table(path, COLUMNS) if path.exists() else pd.DataFrame(columns=COLUMNS)
+
+
+def predicted(decisions: int, demonstrations: float) -> float:
+    """ETO's greedy reward after each task once, with so many demonstrations of each kind and a policy that decides at random."""
+    return float(norm.cdf(math.sqrt(2 * demonstrations / (math.pi * decisions))))
+
+
+def lab(folder: Path = RESULTS_FOLDER) -> str:
+    """Greedy reward of the three, and what IPR is ahead by, in both budgets."""
+    header = (
+        "K", "m", "N", "q", "ETO once", "predicted", "IPR", "ETO equal", "IPR minus once", "IPR minus equal",
+        "the same, sampled", "IPR's actions",
+    )  # fmt: skip
+    lines = []
+    for (decisions, kinds, tasks, samples, skill), cell in cells(folder).groupby(CELL, sort=False):
+        by = cell.set_index("method")
+        ahead = [
+            f"{show_signed(by.loc[m, a])} ({show_interval(by.loc[m, b], by.loc[m, c])})"
+            for m, a, b, c in (
+                ("eto-paper", "ipr_minus", "low", "high"),
+                ("eto-equal", "ipr_minus", "low", "high"),
+                ("eto-equal", "ipr_minus_sampled", "low_sampled", "high_sampled"),
+            )
+        ]
+        lines.append((
+            decisions, tasks // kinds, samples or "exact", skill, show(by.loc["eto-paper", "greedy"]),
+            show(predicted(decisions, tasks / kinds)) if skill == 0.5 else "", show(by.loc["ipr", "greedy"]),
+            show(by.loc["eto-equal", "greedy"]), *ahead, f"{by.loc['ipr', 'actions']:,.0f}",
+        ))  # fmt: skip
+    return markdown_table(header, lines)
+
+
+def lab_figure(folder: Path = RESULTS_FOLDER) -> Figure | None:
+    """Greedy reward against the number of decisions under one outcome, and against the actions that it took."""
+    rows = cells(folder)
+    rows = rows[(rows["tasks"] == 40) & (rows["samples"] == 5) & (rows["skill"] == 0.5)]
+    if rows.empty:
+        return None
+    figure, (left, right) = plots._figure(9.0, 3.4, panels=2)
+    for method, name in METHODS.items():
+        mine, (colour, marker, line) = rows[rows["method"] == method], LOOKS[method]
+        for axis, x in ((left, "decisions"), (right, "actions")):
+            axis.plot(mine[x], mine["greedy"], line, marker=marker, color=colour, label=name, markersize=6)
+    ks = sorted(set(rows["decisions"]))
+    left.plot(ks, [predicted(k, 4) for k in ks], color="#777777", linewidth=1, label="predicted: Φ(√(2m / πK))")
+    left.set(xlabel="K, decisions under one outcome", ylabel="greedy reward", ylim=(0.5, 1.0), xticks=ks)
+    right.set(xscale="log", xlabel="actions in the world", ylim=(0.5, 1.0))
+    left.legend(fontsize=8, frameon=False, loc="lower left")
+    n = rows["seeds"].iloc[0]
+    return plots._titled(
+        figure, "Per demonstration steps beat outcomes; per action outcomes do as well or better",
+        f"the exact lab: m = 4 demonstrations of each of 10 kinds, N = 5; n = {n} seeds, intervals smaller than the markers",
+    )  # fmt: skip
