@@ -13,30 +13,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
+from scipy.special import stdtrit
 
 from ipr_lite.records import SCHEMA_VERSION, DataError, Trajectory, write_whole
 
 METRICS = ("agent", "split", "n", "reward", "low", "high", "success", "reward_per_step", "steps", "invalid")
-# The 97.5 % quantile of Student's t for 1 to 10 degrees of freedom; above, the series is right to 2e-4.
-_T = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139)
 
 
 def t_quantile(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t with `degrees` >= 1 degrees of freedom.
-
-    Above ten it is the Cornish-Fisher series (Abramowitz and Stegun 26.7.5), right to 2e-4.
-    """
+    """The 97.5 % quantile of Student's t with `degrees` >= 1 degrees of freedom."""
     if degrees < 1:
         raise ValueError(f"Student's t needs at least 1 degree of freedom, not {degrees}")
-    if degrees <= len(_T):
-        return _T[degrees - 1]
-    z = 1.959963984540054
-    return (
-        z
-        + (z**3 + z) / (4 * degrees)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * degrees**3)
-    )
+    return float(stdtrit(degrees, 0.975))
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float, float]:

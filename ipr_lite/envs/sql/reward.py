@@ -48,13 +48,9 @@ def tau_b(a: Sequence[str], b: Sequence[str]) -> float:
 
     NaN where either has no two different values (one row, or all equal), as in SciPy.
     """
+    from scipy.stats import kendalltau  # half a second, for those who ask
+
     x, y = (np.unique(np.array(values, dtype=object), return_inverse=True)[1] for values in (a, b))
-    balance = tied_x = tied_y = 0
-    for i in range(len(x) - 1):  # a row of all pairs at a time: whole results have thousands of rows
-        dx, dy = np.sign(x[i + 1 :] - x[i]), np.sign(y[i + 1 :] - y[i])
-        balance += int((dx * dy).sum())
-        tied_x += int((dx == 0).sum())
-        tied_y += int((dy == 0).sum())
-    pairs = len(x) * (len(x) - 1) // 2
-    spread = (pairs - tied_x) * (pairs - tied_y)
-    return balance / math.sqrt(spread) if spread else math.nan
+    if len(set(x)) < 2 or len(set(y)) < 2:
+        return math.nan
+    return float(kendalltau(x, y).statistic)

@@ -34,7 +34,8 @@ class Results:
 
     def of(self, env: str, split: str, method: str) -> pd.DataFrame:
         """The rows of a method, whatever its setting."""
-        return self.rows[(self.rows[["env", "split", "method"]] == (env, split, method)).all(axis=1)]
+        rows = self.rows
+        return rows[(rows["env"] == env) & (rows["split"] == split) & (rows["method"] == method)]
 
     def rewards(
         self, env: str, split: str, method: str, setting: str = "default", iteration: int | None = None,
