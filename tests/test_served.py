@@ -453,6 +453,7 @@ def test_a_key_is_shown_nowhere(lab, key, monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize("given", [{"slow": 20}, {"errors": [(503, "busy")] * 999}])
 def test_ctrl_c_ends_at_once(lab, given):
     """While a server sleeps over its answers, and while a busy one is to be asked again: nobody waits for it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
     with Fake(**given) as server:
 
         def press():
