@@ -20,7 +20,7 @@ from ipr_lite.model import load_adapter_weights
 from ipr_lite.pairs import PairRule, contrast, count, explore, pairs_of, steps_to_score
 from ipr_lite.records import read_pairs, read_trajectories
 from ipr_lite.run import Run
-from ipr_lite.study.compare import DEFAULT_METHODS, compare
+from ipr_lite.study.compare import DEFAULT_METHODS, compare, mark, said
 from ipr_lite.study.job import run
 from ipr_lite.study.results import read_results
 
@@ -259,6 +259,12 @@ def test_compare_puts_the_controls_beside_the_run(finished, tmp_path):
     assert by["ipr"]["reward"] == pytest.approx(table["ipr", "test"]["reward"], abs=1e-6)
     assert by["careful"]["reward"] > 0.9
     assert len(read_results(results)) == len(rows)
+    # One panel of tasks for all; the chosen iterate's episodes are those in the run's folder.
+    assert len({row["panel"] for row in rows if row["split"] == "test"}) == 1
+    chosen = read_trajectories(
+        place / "evaluations" / f"{json.loads((place / 'selected.json').read_text())['agent']}-test.jsonl"
+    )
+    assert by["ipr"]["episodes"] == mark(map(said, chosen)) != by["sft"]["episodes"]
 
 
 def test_a_stage_that_is_run_again_spends_once(finished, tmp_path):

@@ -8,10 +8,11 @@ model, is in memory at a time; two processes may share a results file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from ipr_lite.evaluation import by_part, summarize
 from ipr_lite.ipr import NoPairs
 from ipr_lite.methods import METHODS
 from ipr_lite.methods.learned_rewards import FIT_COLUMNS
-from ipr_lite.records import read_json, write_whole
+from ipr_lite.records import Trajectory, read_json, write_whole
 from ipr_lite.run import Run
 from ipr_lite.study.results import add_results, keep_rows, read_results
 
@@ -107,8 +108,20 @@ def cell_rows(run: Run, name: str, split: str) -> list[dict]:
         number = 0 if agent == name else number
         budget = run.spent(method.spent(number))
         for part, episodes in played.items():
-            rows.append(row(run.config, summarize(episodes, name, part), number, agent == chosen, budget))
+            made = row(run.config, summarize(episodes, name, part), number, agent == chosen, budget)
+            rows.append(made | {"panel": mark(t.id for t in episodes), "episodes": mark(map(said, episodes))})
     return rows
+
+
+def mark(texts: Iterable[str]) -> str:
+    """Eight letters that stand for these texts in this order; equal ones for equal texts."""
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    return digest[:8].translate(str.maketrans("0123456789", "ghijklmnop"))
+
+
+def said(episode: Trajectory) -> str:
+    """An episode as one text: its messages and its reward."""
+    return json.dumps([episode.messages, episode.reward])
 
 
 def row(c: Config, summary: dict, iteration: int, selected: bool, budget: dict[str, int]) -> dict:

@@ -15,8 +15,10 @@ from ipr_lite.records import SCHEMA_VERSION, DataError
 
 RESULTS = (
     "env", "method", "setting", "seed", "iteration", "selected", "split", "precision", "scale", "n",
-    "reward", "success", "steps", "env_steps", "updates", "tokens",
+    "reward", "success", "steps", "env_steps", "updates", "tokens", "panel", "episodes",
 )  # fmt: skip
+LATER = ("panel", "episodes")
+"""Columns that older files lack: hashes of which tasks were played, and of all that was said in them and earned."""
 
 
 def add_results(path: str | Path, rows: Sequence[dict], command: str) -> Path:
@@ -27,6 +29,7 @@ def add_results(path: str | Path, rows: Sequence[dict], command: str) -> Path:
         return (row["env"], row["setting"] != "default", row["setting"], row["precision"], row["scale"],
                 agent_order(row["method"]), int(row["seed"]), int(row["iteration"]), row["split"])  # fmt: skip
 
+    rows = [dict.fromkeys(LATER, "") | row for row in rows]
     return keep_rows(path, rows, RESULTS, keys, command, order)
 
 
@@ -45,12 +48,12 @@ def keep_rows(
     path, commands, old = Path(path), [command], []
     new = [cells_of(path, number, row, columns) for number, row in enumerate(rows, start=1)]
     if path.exists():
-        read_table(path, columns)
+        read_table(path, [column for column in columns if column not in LATER])
         lines = path.read_text(encoding="utf-8").splitlines()
         made = [line[2:] for line in lines if line.startswith("# ") and not line.startswith("# schema")]
         commands = [*made, *({command} - set(made))]
         head, *body = [line.split(",") for line in lines if not line.startswith("#")]
-        old = [dict(zip(head, cells)) for cells in body]
+        old = [dict.fromkeys(columns, "") | dict(zip(head, cells, strict=True)) for cells in body]
     mine = {tuple(row[key] for key in keys) for row in new}
     kept = [row for row in old if tuple(row[key] for key in keys) not in mine]
     return write_csv(path, sorted([*kept, *new], key=order), columns, *commands, f"schema {SCHEMA_VERSION}")
@@ -58,7 +61,10 @@ def keep_rows(
 
 def read_results(path: str | Path) -> pd.DataFrame:
     """The rows of a results file. Raises DataError with file and column."""
-    return read_table(path, RESULTS).replace({"method": {"expert": "careful"}})  # the name in older files
+    rows = read_table(path, [column for column in RESULTS if column not in LATER])
+    for column in LATER:
+        rows[column] = rows[column].fillna("") if column in rows else ""
+    return rows.replace({"method": {"expert": "careful"}})  # the name in older files
 
 
 def agent_order(agent: str) -> tuple[int, int, str]:
