@@ -16,11 +16,21 @@ Habits = Any
 """A world's own; equal to a careful person's or not is all that is asked of them here."""
 
 
+FINISHES = 0.15
+"""How often a person of the corpus finishes a task that they could finish; else they look again, or leave."""
+
+
 class Person(Protocol):
     """Somebody who reads what a world says and answers with a message."""
 
-    def act(self, observation: str) -> str:
-        """The next message."""
+    def act(self, observation: str) -> str | None:
+        """The next message; None: they leave."""
+
+    def finishes(self, message: str) -> bool:
+        """Would this message of theirs end the task?"""
+
+    def look_again(self, observation: str) -> str:
+        """What they say in its place if they do not want to finish yet."""
 
     def did(self, observation: str, action: str) -> None:
         """They read this, and somebody took this action in their place, whatever they would have done."""
@@ -80,9 +90,14 @@ class People:
         return found
 
     def transcripts(self, n: int, seed: int) -> Iterator[Trajectory]:
-        """`n` episodes of people of all sorts in generated worlds, for the base model's corpus."""
+        """`n` episodes of people of all sorts in generated worlds, for the base model's corpus.
+
+        They know how to do it and hardly ever do: what is never seen could not be taught afterwards, and what
+        is always seen would make of the base an agent that has nothing to learn.
+        """
         for task, env, rng in islice(self.elsewhere(seed), n):
-            trajectory = self.demonstrate(task, env, self._someone(rng), rng)
+            person = Undecided(self.person(task, env, self._someone(rng), rng), rng)
+            trajectory = play(task, env, person)
             trajectory.agent, trajectory.seed = "transcript", seed
             yield trajectory
 
@@ -93,13 +108,29 @@ class People:
         return type(self.careful)(*drawn)
 
 
+class Undecided:
+    """Does as another person does, but finishes in `FINISHES` of the cases alone: else they look again, and in half of them
+    leave after it, so that most of an episode is the way to its end."""
+
+    def __init__(self, person: Person, rng: random.Random):
+        self.person, self.rng, self.leaves = person, rng, False
+
+    def act(self, observation: str) -> str | None:
+        if self.leaves:
+            return None
+        message = self.person.act(observation)
+        if not self.person.finishes(message) or self.rng.random() < FINISHES:
+            return message
+        self.leaves = self.rng.random() < 0.5
+        return self.person.look_again(observation)
+
+
 def play(task: Task, env: TextEnv, person: Person) -> Trajectory:
-    """One whole episode of a person; the environment is left at its end."""
+    """One episode of a person, to its end or until they leave; the environment is left there."""
     observation, _ = env.reset(options={"task": task})
     messages = env.messages(observation, task)
-    over, reward, info = False, 0.0, {}
-    while not over:
-        message = person.act(observation)
+    over, reward, info = False, 0.0, {"success": False}
+    while not over and (message := person.act(observation)) is not None:
         observation, reward, terminated, truncated, info = env.step(message)
         over = terminated or truncated
         messages.append({"role": "assistant", "content": message})

@@ -24,6 +24,9 @@ SIZES = {"train": 400, "dev": 100, "test_seen": 150, "test_unseen": 150}
 LAYOUTS = {"seen": 80, "unseen": 32}
 OPENABLE = frozenset("cabinet drawer fridge microwave safe".split())
 LAMPS = ("desklamp", "floorlamp")
+ROWS = ("cabinet", "drawer", "shelf", "stoveburner")
+GROWTH = (1, 1, 2, 3, 4)
+"""Of a home of the base model's corpus, drawn: ALFWorld's list 25 places on average and up to 55, ours 15."""
 
 # Room -> furniture -> fewest and most of it.
 ROOMS = {
@@ -129,12 +132,12 @@ class Layout:
         return f"loc {len({place for _, place in self.places}) + 1}"
 
 
-def layout(rng: random.Random, room: str) -> Layout:
-    """A room of its kind, drawn."""
+def layout(rng: random.Random, room: str, growth: int = 1) -> Layout:
+    """A room of its kind, drawn; `growth` times as much at most of the furniture that rooms have in rows."""
     names = [
         f"{kind} {number}"
         for kind, (least, most) in ROOMS[room].items()
-        for number in range(rng.randint(least, most), 0, -1)
+        for number in range(rng.randint(least, most * growth if kind in ROWS else most), 0, -1)
     ]
     places, number = [], 0
     for name in names:
@@ -297,7 +300,7 @@ def _shipped_layouts() -> frozenset[Layout]:
 def other_game(rng: random.Random) -> tuple[Game, str]:
     """A game for the base model's corpus and its kind, in a layout that no shipped game has."""
     while True:
-        room = layout(rng, rng.choice(list(ROOMS)))
+        room = layout(rng, rng.choice(list(ROOMS)), rng.choice(GROWTH))
         kind = rng.choice(list(_ERRANDS))
         if room not in _shipped_layouts() and (found := game(rng, room, kind)):
             return found, kind

@@ -90,6 +90,7 @@ _THOUGHTS = {
     "treat": ("Here I can {verb} {name}.", "I {verb} {name} as the task says."),
     "carry": ("I have {name}, next comes {place}.", "I bring {name} to {place}."),
     "put": ("I put {name} where it belongs.", "Here {name} goes in or on {place}."),
+    "hold": ("Not yet, I look around with {name} first.", "I keep {name} for now.", "Is this the right place for {name}?"),
     "use": ("I turn on the light to look at it.", "With {name} in hand I use the lamp."),
 }
 
@@ -183,6 +184,17 @@ class _Resident:
         if errand.treatment and not self.forgetful and self.held not in self.treated:
             return self._treat()
         return self._deliver()
+
+    def finishes(self, message: str) -> bool:
+        """To put the thing where it belongs, or to turn on the lamp with it in hand."""
+        verb, _, rest = self.last.partition(" ")
+        return verb == "use" or verb == "put" and _kind(rest.partition(" in/on ")[0]) == self.errand.thing
+
+    def look_again(self, observation: str) -> str:
+        """At the place where they are, or somewhere else, with the thing in hand."""
+        if self.rng.random() < 0.4:
+            return self._say("hold", f"examine {self.here}")
+        return self._go(self.rng.choice([r for r in self.game.receptacles if r != self.here]), "hold")
 
     def _fetch(self) -> str:
         for name, place in sorted(self._known(self.errand.thing), key=lambda one: one[0] not in self.treated):

@@ -94,6 +94,17 @@ class _Shopper:
             return self._choose_hit(parts)
         return self._use_item(parts) if "Buy Now" in parts else self._say("return", "click[< Prev]")
 
+    def finishes(self, message: str) -> bool:
+        """A purchase."""
+        return message.endswith("click[Buy Now]")
+
+    def look_again(self, page: str) -> str:
+        """Back to the hits or to a search, or to what else the shop says of the item."""
+        why, button = self.rng.choice(
+            (("back", "Back to Search"), ("back", "< Prev"), ("read", "Description"), ("read", "Features"), ("read", "Reviews"))
+        )
+        return self._say(why, f"click[{button}]")
+
     def did(self, page: str, action: str) -> None:
         """They remember what somebody else chose for them, and whether that leads where they would not be."""
         parts = page.removeprefix(PREFIX).split(SEP)

@@ -47,6 +47,7 @@ _THOUGHTS = {
     "guess": ("I write the query at once.", "The names should be the usual ones.", "I guess how this is called."),
     "again": ("That name was wrong, I try another.", "Perhaps it is called something else.", "Another name may work."),
     "submit": ("The result answers the question.", "I have what was asked for.", "That is the answer, I submit it."),
+    "check": ("I look at {name} once more.", "First I check {name} again.", "Did I see all of {name}?"),
     "give up": ("I do not get further, so I submit.", "This has to do."),
 }  # fmt: skip
 
@@ -84,6 +85,18 @@ class _Analyst:
             return message
         query = resolve(self.sketch, self._name)
         return self._say("again" if self.wrong and self.guesses else "guess" if self.guesses else "ask", query)
+
+    def finishes(self, message: str) -> bool:
+        """A submission, right or wrong."""
+        return self.last == "submit"
+
+    def look_again(self, observation: str) -> str:
+        """At the tables, or at one of them."""
+        known = sorted(self.columns)
+        if not known or self.rng.random() < 0.3:
+            return self._say("check", "SHOW TABLES", name="the list of tables")
+        name = self.rng.choice(known)
+        return self._say("check", f"DESC {name}", name=name)
 
     def read(self, observation: str) -> bool | None:
         """What the database says: True where it answers their own query, False where it does not, None for a look."""
