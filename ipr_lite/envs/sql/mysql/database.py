@@ -1,6 +1,6 @@
 """A database that answers as MySQL does, on SQLite: MySQL's dialect, emulated.
 
-The syntax tree is sqlglot's, names and rules are checked by `sql_names.py`, the query is
+The syntax tree is sqlglot's, names and rules are checked by `names.py`, the query is
 translated by `sql_translate.py` and run behind `sql_guard.py`'s walls. What this is not is said in `data/sql/CARD.md`.
 """
 
