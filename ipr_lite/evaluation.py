@@ -62,7 +62,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, fl
     """
     if len(a) != len(b):
         raise ValueError(f"paired values must come in equal numbers, not {len(a)} and {len(b)}")
-    return student_interval([x - y for x, y in zip(a, b)])
+    return student_interval([x - y for x, y in zip(a, b, strict=True)])
 
 
 def compare_agents(a: Iterable[Trajectory], b: Iterable[Trajectory]) -> tuple[float, float, float, int]:

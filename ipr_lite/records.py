@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -143,8 +144,7 @@ class Trajectory(Entry):
 
     def as_steps(self) -> list[Step]:
         """The steps in order, each an action with the observation that answered it."""
-        answers = [*self.messages[1:], {"content": ""}]
-        both = zip(self.messages, answers)
+        both = pairwise([*self.messages, {"content": ""}])
         return [Step(act["content"], answer["content"]) for act, answer in both if act["role"] == "assistant"]
 
     def prefix(self, step: int) -> list[Message]:

@@ -66,7 +66,7 @@ class _Store:
         branch.store, branch.slot = self, len(self.branches)
         self.branches.append(branch)
         for number, layer in enumerate(source.layers if source and branch.length else []):
-            for mine, theirs in zip(self.layer(number, *layer), layer):
+            for mine, theirs in zip(self.layer(number, *layer), layer, strict=True):
                 mine[branch.slot, :, : branch.length] = theirs[slot, :, : branch.length]
 
     def free(self, slot: int):
@@ -140,7 +140,7 @@ class _Layer(CacheLayerMixin):
             self.cache.trunk.keys.append(self.new[0].clone())
             self.cache.trunk.values.append(self.new[1].clone())
         for store, tokens, slots, positions in self.cache.writes:
-            for mine, new in zip(store.layer(self.number, *self.new), self.new):
+            for mine, new in zip(store.layer(self.number, *self.new), self.new, strict=True):
                 mine[slots, :, positions] = new[:, tokens].transpose(0, 1)
         return self, self
 
@@ -221,7 +221,7 @@ class BranchedCache(Cache):
         """
         self.trunk = None
         ends = list(itertools.accumulate(lengths))
-        places = [slice(end - length, end) for end, length in zip(ends, lengths)]
+        places = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
 
         def numbers(values) -> torch.Tensor:
             return torch.tensor(list(values), device=device)
@@ -232,7 +232,8 @@ class BranchedCache(Cache):
         at = numbers(b.length for b in branches)[row] + number
         slot = numbers(b.slot for b in branches)[row]
         self.views, self.long, self.writes, self.groups = [], [], [], []
-        for (trunk, visible), family in itertools.groupby(zip(branches, places), lambda r: (r[0].trunk, r[0].visible)):
+        families = itertools.groupby(zip(branches, places, strict=True), lambda r: (r[0].trunk, r[0].visible))
+        for (trunk, visible), family in families:
             family = list(family)
             if visible:
                 place = slice(family[0][1].start, family[-1][1].stop)
@@ -327,15 +328,15 @@ class Forest:
 
         Returns (sum of `wanted`, vocab), branch after branch.
         """
-        for branch, new in zip(branches, tokens):
+        for branch, new in zip(branches, tokens, strict=True):
             self._make_room(branch, branch.length + len(new))
         order = sorted(range(len(branches)), key=lambda i: (id(branches[i].trunk), branches[i].visible))
         in_order = [branches[i] for i in order]
         positions = self.cache.aim_at_branches(in_order, [len(tokens[i]) for i in order], self.device)
-        ends = dict(zip(order, itertools.accumulate(len(tokens[i]) for i in order)))
+        ends = dict(zip(order, itertools.accumulate(len(tokens[i]) for i in order), strict=True))
         last = [place for i, count in enumerate(wanted) for place in range(ends[i] - count, ends[i])]
         logits = self._forward([token for i in order for token in tokens[i]], positions, last)
-        for branch, new in zip(branches, tokens):
+        for branch, new in zip(branches, tokens, strict=True):
             branch.length += len(new)
         return logits
 

@@ -81,7 +81,7 @@ class _Row:
 
 def _shared(a: list[int], b: list[int]) -> int:
     """How many tokens two prompts have in common at the start."""
-    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _plant(rows: list[_Row]):
@@ -91,7 +91,7 @@ def _plant(rows: list[_Row]):
     """
     rows.sort(key=lambda row: row.pending)
     # In sorted order, two prompts share what all neighbours between them share.
-    between = [_shared(a.pending, b.pending) for a, b in zip(rows, rows[1:])]
+    between = [_shared(a.pending, b.pending) for a, b in itertools.pairwise(rows)]
 
     def shares(chosen: int) -> list[int]:
         left = itertools.accumulate(reversed(between[:chosen]), min)
@@ -103,9 +103,9 @@ def _plant(rows: list[_Row]):
     if len(rows[longest].samples) == 1:
         # What only one sample would read of a trunk, it can as well read of its branch.
         best[longest] = max(shared for i, shared in enumerate(best) if i != longest)
-    visible = [min(shared, len(row.pending) - 1) for shared, row in zip(best, rows)]
+    visible = [min(shared, len(row.pending) - 1) for shared, row in zip(best, rows, strict=True)]
     trunk = Trunk(rows[longest].pending[: max(visible)])
-    for row, seen in zip(rows, visible):
+    for row, seen in zip(rows, visible, strict=True):
         row.branch, row.pending = Branch(trunk, seen), row.pending[seen:]
         row.follows = len(row.pending) == 1
 
@@ -223,16 +223,16 @@ class Rollouts:
         """
         rows = sorted(self.rows, key=lambda row: len(row.pending))
         ends = itertools.accumulate(len(row.pending) for row in rows)
-        rows = [row for row, end in zip(rows, ends) if end <= max(TOKENS_A_PASS, len(rows[0].pending))]
+        rows = [row for row, end in zip(rows, ends, strict=True) if end <= max(TOKENS_A_PASS, len(rows[0].pending))]
         most = most_guesses(len(rows)) if self.guess else 0
         guesses = [
             self.guesses.after(row.history, min(most, self.max_new_tokens - len(row.turn) - 1), self.chat.end)
             for row in rows
         ]
-        tokens = [row.pending + guess for row, guess in zip(rows, guesses)]
+        tokens = [row.pending + guess for row, guess in zip(rows, guesses, strict=True)]
         logits = self.forest.read([row.branch for row in rows], tokens, [1 + len(guess) for guess in guesses])
         written = []
-        for row, guess, chosen in zip(rows, guesses, self._choose(rows, guesses, logits)):
+        for row, guess, chosen in zip(rows, guesses, self._choose(rows, guesses, logits), strict=True):
             held = row.branch.length - len(guess)
             (first, message), *others = agreed(guess, chosen, range(len(row.samples)))
             samples = row.samples
@@ -251,9 +251,10 @@ class Rollouts:
 
     def _choose(self, rows: list[_Row], guesses: list[list[int]], logits: torch.Tensor) -> list[list[list[int]]]:
         """For every row, after its pending tokens and after each guessed one: the token that each sample draws."""
-        places = [(row, place) for row, guess in zip(rows, guesses) for place in range(len(guess) + 1)]
+        places = [(row, place) for row, guess in zip(rows, guesses, strict=True) for place in range(len(guess) + 1)]
         if self.temperature == 0:
-            tokens = [[token] * len(row.samples) for (row, _), token in zip(places, logits.argmax(-1).tolist())]
+            likeliest = logits.argmax(-1).tolist()
+            tokens = [[token] * len(row.samples) for (row, _), token in zip(places, likeliest, strict=True)]
         else:
             # Inverse transform sampling: a draw depends on the sample's own numbers alone, not on
             # what else is in the batch.
@@ -282,7 +283,7 @@ class Rollouts:
         if row.follows:
             # The very last token may stand behind the trunk: it is read again anyway.
             ahead = row.branch.trunk.tokens[len(row.history) :]
-            row.follows = len(tokens) <= len(ahead) + 1 and all(a == b for a, b in zip(ahead, tokens))
+            row.follows = len(tokens) <= len(ahead) + 1 and all(a == b for a, b in zip(ahead, tokens, strict=False))
         row.history += tokens
         self._learn(row, len(tokens))
 

@@ -34,7 +34,7 @@ class Work:
     seen: int = 0
 
     def __add__(self, other: Work) -> Work:
-        sums = (a + b for a, b in zip(vars(self).values(), vars(other).values()))
+        sums = (a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True))
         work = Work(*sums)
         work.passes = max(self.passes, other.passes)
         return work

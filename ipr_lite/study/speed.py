@@ -197,7 +197,7 @@ def bench(
             start = time.perf_counter()
             played = play(episodes)
             spent = time.perf_counter() - start
-        conversations = [job.conversation(*both) for both in zip(episodes, played)]
+        conversations = [job.conversation(*both) for both in zip(episodes, played, strict=True)]
         least = max(floor.seconds(floor.work(conversations, way != "unshared"), job.model, *rates))
         row = {
             "part": part, "way": way, "run": number, "threads": torch.get_num_threads(), "samples": samples,
