@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ipr_lite.records import SCHEMA_VERSION, DataError, Trajectory, write_whole
+from ipr_lite.records import SCHEMA_VERSION, DataError, Trajectory, write_atomically
 
 METRICS = ("agent", "split", "n", "reward", "low", "high", "success", "reward_per_step", "steps", "invalid")
 # The 97.5 % quantile of Student's t for 1 to 10 degrees of freedom; above, the series is right to 2e-4.
@@ -134,7 +134,7 @@ def read_metrics(path: str | Path) -> list[dict]:
 def write_csv(path: str | Path, rows: Sequence[dict], columns: Sequence[str], *comments: str) -> Path:
     cells = [cells_of(path, number, row, columns) for number, row in enumerate(rows, start=1)]
     lines = [f"# {comment}" for comment in comments] + [",".join(columns), *(",".join(row.values()) for row in cells)]
-    return write_whole(path, "\n".join(lines) + "\n")
+    return write_atomically(path, "\n".join(lines) + "\n")
 
 
 def cells_of(path: str | Path, number: int, row: dict, columns: Sequence[str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 Rollouts need operations and bytes. Every token of a conversation has to be read once, each token that is written has to
 see the keys and values of all before it. The floor is the larger of two times: the operations at the rate at which this
 machine multiplies matrices, and the bytes at the rate at which it copies. It leaves out all that is not arithmetic
-(tokenizing, drawing, the world, Python), and takes one token a pass; guessing well can save passes, not operations.
+(tokenizing, drawing, the world, Python), and takes one token a pass; a good draft can save passes, not operations.
 """
 
 from __future__ import annotations
