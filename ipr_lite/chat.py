@@ -138,7 +138,7 @@ class Chat:
         text = self._render(padded)
         strips = {message["role"]: message["content"] not in text for message in padded}
         shown = [m["content"].strip() if strips[m["role"]] else m["content"] for m in padded]
-        if "".join(a + b for a, b in zip(pieces, [*shown, ""])) != text:
+        if "".join(a + b for a, b in zip(pieces, [*shown, ""], strict=True)) != text:
             raise self._refused("changes the white space of some messages and not of others")
         return strips
 

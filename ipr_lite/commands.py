@@ -333,7 +333,7 @@ def show(
     out: Annotated[Path | None, "the page; default: beside the file, .html"] = None,
 ):
     """A trajectory as a page."""
-    from ipr_lite.records import read_trajectories, write_whole
+    from ipr_lite.records import read_trajectories, write_atomically
     from ipr_lite.study.viewer import page, trajectory_html
 
     found = read_trajectories(file)
@@ -342,7 +342,7 @@ def show(
     one, out = found[line - 1], out or file.with_suffix(".html")
     if out.exists() and out.samefile(file):
         raise ValueError(f"{out}: the page would replace the file that it shows; name another with --out")
-    write_whole(out, page(f"{one.agent} on {one.id}", trajectory_html(one)))
+    write_atomically(out, page(f"{one.agent} on {one.id}", trajectory_html(one)))
     print(f"page: {out}")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from scipy.special import stdtrit
 
-from ipr_lite.records import SCHEMA_VERSION, DataError, Trajectory, write_whole
+from ipr_lite.records import SCHEMA_VERSION, DataError, Trajectory, write_atomically
 
 METRICS = ("agent", "split", "n", "reward", "low", "high", "success", "reward_per_step", "steps", "invalid")
 
@@ -50,7 +50,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> tuple[float, fl
     """
     if len(a) != len(b):
         raise ValueError(f"paired values must come in equal numbers, not {len(a)} and {len(b)}")
-    return student_interval([x - y for x, y in zip(a, b)])
+    return student_interval([x - y for x, y in zip(a, b, strict=True)])
 
 
 def compare_agents(a: Iterable[Trajectory], b: Iterable[Trajectory]) -> tuple[float, float, float, int]:
@@ -122,7 +122,7 @@ def read_metrics(path: str | Path) -> list[dict]:
 def write_csv(path: str | Path, rows: Sequence[dict], columns: Sequence[str], *comments: str) -> Path:
     cells = [cells_of(path, number, row, columns) for number, row in enumerate(rows, start=1)]
     lines = [f"# {comment}" for comment in comments] + [",".join(columns), *(",".join(row.values()) for row in cells)]
-    return write_whole(path, "\n".join(lines) + "\n")
+    return write_atomically(path, "\n".join(lines) + "\n")
 
 
 def cells_of(path: str | Path, number: int, row: dict, columns: Sequence[str]) -> dict[str, str]:

@@ -17,10 +17,10 @@ from ipr_lite.records import (
     read_pairs,
     read_step_rewards,
     read_trajectories,
+    write_atomically,
     write_pairs,
     write_step_rewards,
     write_trajectories,
-    write_whole,
 )
 from ipr_lite.rollout import Player, stable_seed
 from ipr_lite.run import Run
@@ -89,7 +89,7 @@ def ipr(
         # Pair: outcome pairs from t = 1, step pairs where step reward and outcome say the same.
         def paired():
             decided = judge(contrasts, rewards, rule)
-            write_whole(run.file(number, "pair_counts.json"), json.dumps(count(decided)) + "\n")
+            write_atomically(run.file(number, "pair_counts.json"), json.dumps(count(decided)) + "\n")
             return pairs_of(decided, rule)
 
         pairs = run.keep(run.file(number, "pairs.jsonl"), paired, read_pairs, write_pairs)

@@ -1,7 +1,7 @@
 """What is written down, a JSON object a line: tasks, trajectories, step rewards, pairs; and how it is read again.
 
 A trajectory is kept as chat messages (system, user, assistant, user, ...), the format that TRL, `datasets` and every
-chat template take as it is. Files are UTF-8, written whole or not at all. `DataError` names file, line, field and
+chat template take as it is. Files are UTF-8, each an atomic write. `DataError` names file, line, field and
 remedy, so that a wrong file never changes anything silently.
 """
 
@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -143,8 +144,7 @@ class Trajectory(Entry):
 
     def as_steps(self) -> list[Step]:
         """The steps in order, each an action with the observation that answered it."""
-        answers = [*self.messages[1:], {"content": ""}]
-        both = zip(self.messages, answers)
+        both = pairwise([*self.messages, {"content": ""}])
         return [Step(act["content"], answer["content"]) for act, answer in both if act["role"] == "assistant"]
 
     def prefix(self, step: int) -> list[Message]:
@@ -280,8 +280,8 @@ def checked(adapter: TypeAdapter[T], value: Any) -> T:
     raise DataError(f"field '{name}': {what}" if name else what)
 
 
-def write_whole(path: str | Path, content: str | bytes) -> Path:
-    """Write `content` aside, then rename it to `path`: a reader sees the old file or the new one. Folders are made."""
+def write_atomically(path: str | Path, content: str | bytes) -> Path:
+    """Atomic write: aside, then renamed to `path`. A reader sees the old file or the new one. Folders are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
@@ -302,7 +302,7 @@ def write_jsonl(path: str | Path, records: Iterable[Record]) -> Path:
         except (TypeError, ValueError, RecursionError) as error:
             remedy = "nothing was written: use finite numbers, texts, lists and dicts only"
             raise DataError(f"{path}, record {number}: {error}; {remedy}") from None
-    return write_whole(path, b"".join(lines))
+    return write_atomically(path, b"".join(lines))
 
 
 def read_jsonl(path: str | Path) -> list[Record]:

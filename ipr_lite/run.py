@@ -19,7 +19,7 @@ from ipr_lite.chat import Chat
 from ipr_lite.config import MEMORY, WHERE, Config, Scale, scale
 from ipr_lite.engine import rollouts, trl
 from ipr_lite.engine.cache import check_attention
-from ipr_lite.engine.folder import Folder, journal, whole, write_log
+from ipr_lite.engine.folder import Folder, fill_atomically, journal, write_log
 from ipr_lite.engine.merge import decoder, save_merged
 from ipr_lite.engine.out_of_memory import with_advice
 from ipr_lite.engine.shared_prompt import reading
@@ -34,7 +34,7 @@ from ipr_lite.model import (
     save_adapter,
     set_adapter_weights,
 )
-from ipr_lite.records import Pair, Task, Trajectory, read_json, read_trajectories, write_trajectories, write_whole
+from ipr_lite.records import Pair, Task, Trajectory, read_json, read_trajectories, write_atomically, write_trajectories
 from ipr_lite.rollout import Episode, Player, stable_seed, states_along
 from ipr_lite.train import PreferenceSettings, TrainSettings
 
@@ -65,7 +65,7 @@ class Run(Folder):
                     "give the settings it was started with, or another --out"
                 )
         if not self.resumed or changed:
-            write_whole(path, mine)
+            write_atomically(path, mine)
 
     @classmethod
     def opened(cls, folder: Path, quiet: bool = False) -> Self:
@@ -194,7 +194,7 @@ class Run(Folder):
             weights, log = make()
             write_log(log_path, log)
             set_adapter_weights(self.policy, weights, "default")
-            whole(folder, lambda aside: save_adapter(self.policy, aside))
+            fill_atomically(folder, lambda aside: save_adapter(self.policy, aside))
         return self.load(folder)
 
     def load(self, folder: Path) -> Weights:
@@ -320,7 +320,7 @@ class Run(Folder):
             agents = agents or [f"ipr-{i}" for i in range(1, self.config.iterations + 1)]
             dev = {agent: summarize(self.evaluate(agent, "dev"), agent, "dev")["reward"] for agent in agents}
             best = max(dev, key=dev.get)
-            write_whole(path, json.dumps({"agent": best, "dev": dev}, indent=1) + "\n")
+            write_atomically(path, json.dumps({"agent": best, "dev": dev}, indent=1) + "\n")
         return read_json(path, dict, "remove the file")["agent"]
 
     def metrics(self) -> list[dict]:
@@ -343,7 +343,7 @@ class Run(Folder):
         weights = self.agent(agent)
         if out.exists():
             raise FileExistsError(f"{out} is there already; give another --out, or remove it")
-        return whole(out, lambda aside: save_merged(self.policy, weights, self.tokenizer, aside))
+        return fill_atomically(out, lambda aside: save_merged(self.policy, weights, self.tokenizer, aside))
 
 
 def draw_demonstrations(config: Config, env, habits: str) -> list[Trajectory]:

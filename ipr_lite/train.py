@@ -107,7 +107,7 @@ def train_sft(
     with in_training(policy, settings), (reading or plainly)(policy, longest) as read:
         rows = optimise(policy, batches, loss_of, settings, progress)
     seen = itertools.accumulate(sum(len(examples[i].input_ids) for i in batch) for batch in batches)
-    return [row | {"tokens": tokens, "dropped": dropped} for row, tokens in zip(rows, seen)]
+    return [row | {"tokens": tokens, "dropped": dropped} for row, tokens in zip(rows, seen, strict=True)]
 
 
 def train_preferences(
@@ -151,7 +151,7 @@ def train_preferences(
         margin = s.beta * (gain[:, 0] - gain[:, 1])
         means = torch.stack([(margin > 0).float(), margin, *policy_logps.T, *(policy_logps / tokens[part]).T, *gain.T])
         values = [*losses, *means.sum(1) / len(batch)]
-        return losses.total, dict(zip(COLUMNS, torch.stack(values).tolist()))
+        return losses.total, dict(zip(COLUMNS, torch.stack(values).tolist(), strict=True))
 
     longest = max(map(longer_side, pairs))
     with in_training(policy, settings), (reading or plainly)(policy, longest) as read:

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from ipr_lite.config import SCALES, TINY_BASE, Config
 from ipr_lite.engine import merge as merging
-from ipr_lite.engine.cache import Branch, Forest, Trunk, check_attention
+from ipr_lite.engine.cache import Branch, Prefix, PrefixTree, check_attention
 from ipr_lite.engine.merge import decoder
 from ipr_lite.ipr import ipr
 from ipr_lite.methods import policy_gradient
@@ -146,22 +146,22 @@ def test_training_reads_what_the_model_itself_says(finished):
 
 
 def test_branches_compute_what_the_plain_forward_computes(finished):
-    """Logits behind a trunk and in two branches of it, one of which sees it in part, past every window."""
+    """Logits behind a prefix and in two branches of it, one of which sees it in part, past every window."""
     family, run, results, _ = finished
     policy = decoder(run.policy, results["train"]).eval()
     causal = policy.get_base_model()
     one, other = (run.chat.encode(t.messages).input_ids for t in run.demonstrations()[:2])
-    trunk, middle = Trunk(one[: 4 * WINDOW]), 3 * WINDOW
+    prefix, middle = Prefix(one[: 4 * WINDOW]), 3 * WINDOW
     tails = [one[4 * WINDOW :][:90], other[middle:][:90]]
     with torch.inference_mode():
         texts = one[: 4 * WINDOW] + tails[0], one[:middle] + tails[1]
         whole = [causal(input_ids=torch.tensor([ids])).logits[0] for ids in texts]
-        with Forest(causal, 1) as forest:
-            forest.read_trunk(trunk)
-            branches = [Branch(trunk, 4 * WINDOW), Branch(trunk, middle)]
+        with PrefixTree(causal, 1) as tree:
+            tree.read_prefix(prefix)
+            branches = [Branch(prefix, 4 * WINDOW), Branch(prefix, middle)]
             # A long piece, then short ones: they are computed in different ways.
             cuts = (0, 60), (60, 75), (75, 90)
-            parts = [forest.read(branches, [tail[a:b] for tail in tails], [b - a] * 2) for a, b in cuts]
+            parts = [tree.read(branches, [tail[a:b] for tail in tails], [b - a] * 2) for a, b in cuts]
     found = [torch.cat([part.chunk(2)[i] for part in parts]) for i in (0, 1)]
     for mine, theirs in zip(found, whole):
         torch.testing.assert_close(mine, theirs[-90:].float(), atol=2e-3, rtol=1e-3)
@@ -243,8 +243,8 @@ def test_attention_that_rollouts_do_not_know_is_refused(kind):
     message = f"rollouts do not know {what}, which models of type {kind!r} have{REMEDY}"
     with pytest.raises(NotImplementedError, match=re.escape(message)):
         check_attention(causal, 32)
-        with torch.inference_mode(), Forest(causal.eval(), 1) as forest:
-            forest.read_trunk(Trunk([1, 2, 3]))
+        with torch.inference_mode(), PrefixTree(causal.eval(), 1) as tree:
+            tree.read_prefix(Prefix([1, 2, 3]))
 
 
 def test_a_model_that_torchs_attention_cannot_compute_is_refused(tmp_path):

@@ -203,9 +203,9 @@ def test_a_half_written_stage_does_not_count(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError):
-        artefacts.whole(target, broken)
+        artefacts.fill_atomically(target, broken)
     assert not target.exists()
-    artefacts.whole(target, lambda aside: aside.mkdir())
+    artefacts.fill_atomically(target, lambda aside: aside.mkdir())
     assert target.is_dir() and list(target.iterdir()) == []
 
 

@@ -13,7 +13,7 @@ from ipr_lite.chat import Chat
 from ipr_lite.engine import cache as branches
 from ipr_lite.engine.attention import attend_plainly
 from ipr_lite.engine.cache import Branch, _Store
-from ipr_lite.engine.lookup import Guesses, agreed
+from ipr_lite.engine.lookup import NGrams, accepted
 from ipr_lite.engine.rollouts import Rollouts
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.make.pretrain import train_tokenizer
@@ -174,7 +174,7 @@ def test_attention_written_plainly_plays_the_same(model, chat, monkeypatch):
     assert [t.messages for t in played] == [t.messages for t in player(model, chat).play(episodes(9, samples=2))]
 
 
-@pytest.mark.parametrize("off", [{"share": False}, {"guess": False}, {"share": False, "guess": False}], ids=str)
+@pytest.mark.parametrize("off", [{"share": False}, {"draft": False}, {"share": False, "draft": False}], ids=str)
 def test_what_saves_time_changes_no_sample(model, chat, off):
     made = [lambda: episodes(6, samples=5), lambda: histories(model, chat, 8)]
     for make in made:
@@ -247,7 +247,7 @@ def test_an_episode_that_stops_leaves_its_row_to_those_that_joined_it(shopper, t
         made = from_every_step([trajectory])
         first, second = made[0], made[later]
         made = [first, second, replace(second, env=second.env.clone(), stop=stop)]
-        played = in_shop(shopper, guess=later == 1).play(made[::order])[::order]
+        played = in_shop(shopper, draft=later == 1).play(made[::order])[::order]
         assert [t.messages for t in played[:2]] == [trajectory.messages] * 2
         assert played[0].extra == trajectory.extra and played[1].extra["tokens"] < trajectory.extra["tokens"]
         assert played[2].extra["stopped"] and played[2].messages == trajectory.messages[: 3 + 2 * later]
@@ -255,7 +255,7 @@ def test_an_episode_that_stops_leaves_its_row_to_those_that_joined_it(shopper, t
 
 
 def test_samples_that_follow_a_demonstration_to_the_letter_read_none_of_its_answers(shopper, trajectories):
-    cold = {"temperature": 0.02, "guess": False}
+    cold = {"temperature": 0.02, "draft": False}
     fast, plain = in_shop(shopper, **cold), in_shop(shopper, **cold, share=False)
     played = fast.play(from_every_step(trajectories[:1], samples=2))
     assert [t.messages for t in played] == [
@@ -269,35 +269,35 @@ def test_samples_that_follow_a_demonstration_to_the_letter_read_none_of_its_answ
     assert shared < fast.tokens_read <= shared + written + trajectories[0].steps
 
 
-def test_guesses_that_come_true_save_passes(model, chat):
-    """A model that has been here before: played again, its messages are guessed."""
+def test_drafts_that_come_true_save_passes(model, chat):
+    """A model that has been here before: played again, its messages are drafted."""
     first = player(model, chat)
     first.play(episodes(5))
     passes = []
-    for guess in (True, False):
-        again = player(model, chat, guess=guess, batch_size=1)
+    for draft in (True, False):
+        again = player(model, chat, draft=draft, batch_size=1)
         assert [t.messages for t in again.play(episodes(5) + episodes(5))] == 2 * [t.messages for t in first.finished]
         passes.append(again.passes)
     assert passes[0] < 0.75 * passes[1]
 
 
-def test_a_guess_is_kept_as_far_as_each_sample_draws_it():
+def test_a_draft_is_kept_as_far_as_each_sample_draws_it():
     chosen = [[7, 7, 7, 5], [8, 8, 2, 9], [4, 3, 0, 0]]
-    found = agreed([7, 8], chosen, range(4))
+    found = accepted([7, 8], chosen, range(4))
     assert found == [([3], [5]), ([2], [7, 2]), ([0], [7, 8, 4]), ([1], [7, 8, 3])]
-    assert agreed([], [[6, 6]], range(2)) == [([0, 1], [6])]
+    assert accepted([], [[6, 6]], range(2)) == [([0, 1], [6])]
 
 
-def test_guesses_remember_the_longest_context_and_stop_before_the_end():
-    guesses = Guesses()
-    guesses.learn([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 10)
-    guesses.learn([0, 0, 7, 8, 11], 5)
-    assert guesses.after([20, 7, 8], 5, end=99) == [11]
-    assert guesses.after([2, 3, 4, 5, 6, 7, 8], 5, end=99) == [9, 10]  # four equal tokens weigh more than two
-    guesses.learn([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 2)
-    assert guesses.after([1, 2, 3, 4, 5, 6, 7, 8], 5, end=99) == [9, 10]
-    assert guesses.after([1, 2, 3, 4, 5, 6, 7, 8], 5, end=10) == [9]
-    assert guesses.after([20, 21], 5, end=99) == []
+def test_n_grams_remember_the_longest_context_and_stop_before_the_end():
+    ngrams = NGrams()
+    ngrams.learn([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 10)
+    ngrams.learn([0, 0, 7, 8, 11], 5)
+    assert ngrams.draft([20, 7, 8], 5, end=99) == [11]
+    assert ngrams.draft([2, 3, 4, 5, 6, 7, 8], 5, end=99) == [9, 10]  # four equal tokens weigh more than two
+    ngrams.learn([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 2)
+    assert ngrams.draft([1, 2, 3, 4, 5, 6, 7, 8], 5, end=99) == [9, 10]
+    assert ngrams.draft([1, 2, 3, 4, 5, 6, 7, 8], 5, end=10) == [9]
+    assert ngrams.draft([20, 21], 5, end=99) == []
 
 
 def test_a_sample_can_be_replayed_alone(model, chat):
@@ -317,7 +317,7 @@ def test_the_batch_size_does_not_change_what_is_sampled(model, chat):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.4])
-@pytest.mark.parametrize("settings", [{}, {"guess": False}, {"share": False}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"draft": False}, {"share": False}], ids=str)
 def test_sampling_has_the_models_distribution(model, chat, settings, temperature):
     """Frequencies of messages of two tokens (at 1, where few come twice, of first tokens) at one history against
     the model's own probabilities."""

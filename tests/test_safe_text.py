@@ -20,7 +20,7 @@ from ipr_lite.engine.folder import write_manifest
 from ipr_lite.envs.shop.env import Catalogue, Shop
 from ipr_lite.envs.shop.reward import Product
 from ipr_lite.evaluation import METRICS
-from ipr_lite.records import StepReward, Task, Trajectory, write_step_rewards, write_trajectories, write_whole
+from ipr_lite.records import StepReward, Task, Trajectory, write_atomically, write_step_rewards, write_trajectories
 from ipr_lite.study import plots, rounds
 from ipr_lite.study.cases import cases_markdown
 from ipr_lite.study.report import report
@@ -127,7 +127,7 @@ def test_show_never_writes_over_what_it_shows(tmp_path, capsys):
 
 
 def test_compare_keeps_its_pages_off_its_results(tmp_path, capsys):
-    results = write_whole(tmp_path / "results.md", "mine\n")
+    results = write_atomically(tmp_path / "results.md", "mine\n")
     assert main(["compare", "--out", str(tmp_path), "--results", str(results)]) == 2
     assert ".csv" in capsys.readouterr().err and results.read_text(encoding="utf-8") == "mine\n"
 
@@ -194,7 +194,7 @@ def test_do_it_again_does_the_same_again(tmp_path):
         gradient_checkpointing=False, sft_learning_rate=1e-05,
     )  # fmt: skip
     folder = tmp_path / "a run"
-    write_whole(folder / "config.json", json.dumps(asdict(config)))
+    write_atomically(folder / "config.json", json.dumps(asdict(config)))
     html = report(folder).read_text(encoding="utf-8")
     command = unescape(re.search(r"<pre>(python -m ipr_lite run .*?)</pre>", html)[1])
     _, given = read(shlex.split(command)[3:])

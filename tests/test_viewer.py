@@ -12,10 +12,10 @@ from ipr_lite.records import (
     StepReward,
     Task,
     Trajectory,
+    write_atomically,
     write_pairs,
     write_step_rewards,
     write_trajectories,
-    write_whole,
 )
 from ipr_lite.study.report import report
 from ipr_lite.study.viewer import page, pair_html, trajectory_html
@@ -96,11 +96,11 @@ def make_run(folder, text: str = "mug", n: int = 30):
     """A whole run, as `python -m ipr_lite` leaves it, with invented rewards."""
     draw = random.Random(0)
     config = {"env": "shop", "scale": "tiny", "seed": 3, "iterations": 2, "quick": True, "model": None, "note": text}
-    write_whole(folder / "config.json", json.dumps(config))
-    write_whole(folder / "manifest.json", json.dumps({"commit": "abc", "versions": {"torch": "2"}}))
+    write_atomically(folder / "config.json", json.dumps(config))
+    write_atomically(folder / "manifest.json", json.dumps({"commit": "abc", "versions": {"torch": "2"}}))
     demonstrations = [episode(i, "demonstrator", 0.8, "train", text) for i in range(4)]
     write_trajectories(folder / "demonstrations.jsonl", demonstrations)
-    write_whole(folder / "sft_log.csv", "step,loss\n" + "".join(f"{i},{2 / (i + 1):.4f}\n" for i in range(20)))
+    write_atomically(folder / "sft_log.csv", "step,loss\n" + "".join(f"{i},{2 / (i + 1):.4f}\n" for i in range(20)))
     expert = [s for d in demonstrations for s in scored(d, "demonstrator", [0.5, 0.7, 0.8])]
     write_step_rewards(folder / "demonstration_step_rewards.jsonl", expert)
     for number in (1, 2):
@@ -113,11 +113,11 @@ def make_run(folder, text: str = "mug", n: int = 30):
             "outcome": {"win": 3, "tie": 5, "lose": 12},
             "step": {"win": 4, "tie": 6, "lose": 9, "same_action": 40},
         }
-        write_whole(inside / "pair_counts.json", json.dumps(counts))
+        write_atomically(inside / "pair_counts.json", json.dumps(counts))
         columns = "step,loss,loss_outcome,loss_step,loss_sft,accuracy,margin,chosen_logp,rejected_logp"
         lines = [f"{i},{2 - i / 40:.3f},{0.69 - i / 90:.3f},{0.69 - i / 60:.3f},{0.6 - i / 200:.3f},"
                  f"{0.5 + i / 60:.3f},{i / 50:.3f},{-20 + i / 40:.3f},{-21 - i / 10:.3f}" for i in range(25)]  # fmt: skip
-        write_whole(inside / "train_log.csv", "\n".join([columns, *lines]) + "\n")
+        write_atomically(inside / "train_log.csv", "\n".join([columns, *lines]) + "\n")
     rows = []
     for agent, mean in (("base", 0.3), ("sft", 0.55), ("ipr-1", 0.65), ("ipr", 0.75), ("careful", 0.85)):
         did = [episode(i, agent, round(min(1, max(0, draw.gauss(mean, 0.2))), 3)) for i in range(n)]
@@ -125,8 +125,8 @@ def make_run(folder, text: str = "mug", n: int = 30):
         rows.append(summarize(did, agent, "test"))
     rows.append({**rows[1], "split": "dev"})
     write_metrics(folder / "metrics.csv", rows)
-    write_whole(folder / "selected.json", json.dumps({"agent": "ipr-2", "dev": {"ipr-1": 0.6, "ipr-2": 0.7}}))
-    write_whole(folder / "iteration-2" / "warnings.txt", f"the chosen log-probability falls: {text}\n")
+    write_atomically(folder / "selected.json", json.dumps({"agent": "ipr-2", "dev": {"ipr-1": 0.6, "ipr-2": 0.7}}))
+    write_atomically(folder / "iteration-2" / "warnings.txt", f"the chosen log-probability falls: {text}\n")
     return folder
 
 
@@ -149,8 +149,8 @@ def test_the_report_escapes_what_models_wrote(tmp_path):
 
 
 def test_the_report_of_a_failed_run_says_why_and_what_to_do(tmp_path):
-    write_whole(tmp_path / "config.json", json.dumps({"env": "sql", "iterations": 1}))
-    write_whole(tmp_path / "error.txt", "no <pairs>: lower tau_step\n")
+    write_atomically(tmp_path / "config.json", json.dumps({"env": "sql", "iterations": 1}))
+    write_atomically(tmp_path / "error.txt", "no <pairs>: lower tau_step\n")
     html = report(tmp_path).read_text(encoding="utf-8")
     assert is_safe(html) and "This run failed" in html and "no &lt;pairs&gt;: lower tau_step" in html
     assert "What to do" in html and "stopped before an agent was scored" in html and ">missing<" in html
@@ -171,8 +171,8 @@ def test_a_half_done_run_gets_a_report(tmp_path, keep):
 def test_a_round_without_pairs_and_a_broken_file_are_told(tmp_path):
     run = make_run(tmp_path / "run", n=3)
     write_pairs(run / "iteration-1" / "pairs.jsonl", [])
-    write_whole(run / "selected.json", "[]")
-    write_whole(run / "metrics.csv", "agent\nsft\n")
+    write_atomically(run / "selected.json", "[]")
+    write_atomically(run / "metrics.csv", "agent\nsft\n")
     html = report(run).read_text(encoding="utf-8")
     assert "Round 1 built no pairs" in html and html.count('class="sides"') == 3
     assert "selected.json could not be read" in html and "metrics.csv could not be read: metrics.csv: no column" in html

@@ -53,7 +53,7 @@ def agent_mask(build: Callable[[list[tuple[str, str, list[str]]]], list[int]]) -
                 f"a conversation of {len(expected)} tokens got a mask of {len(values)}: every turn is its "
                 "header, its content and, for the agent, the end token"
             )
-        for place, (value, right) in enumerate(zip(values, expected)):
+        for place, (value, right) in enumerate(zip(values, expected, strict=True)):
             if value != right:
                 token, kind = tokens[place]
                 raise WrongAnswer(f"token {place}, {token!r}, got {value}, not {right}: {_WHY[kind]}")

@@ -53,7 +53,7 @@ def best_setting(choose: Callable[[list[dict], int, float], tuple[int, float]]) 
         (5, 0.35, 0.55, 0.02),
         (20, 0.01, 0.95, 0.03),
     ]
-    table = [dict(zip(("n", "tau", "built", "wrong"), row)) for row in rows]
+    table = [dict(zip(("n", "tau", "built", "wrong"), row, strict=True)) for row in rows]
     for limit in (0.25, 0.10, 0.06, 0.03, 0.02):
         found = attempt(choose, copy.deepcopy(table), 1200, limit)
         if found is NOTHING:
@@ -101,7 +101,7 @@ def one_sided(find: Callable[[list[tuple[str, str]], float], list[str]]) -> None
             found = list(found)
         except TypeError:
             raise WrongAnswer(f"{shown}: you gave a {type(found).__name__}; give a sorted list of kinds") from None
-        chosen, rejected = zip(*firsts)
+        chosen, rejected = zip(*firsts, strict=True)
         for name in found:
             if name in chosen:
                 raise WrongAnswer(f"{shown}: {name!r} is chosen in a pair, so the set is not one-sided about it")

@@ -20,12 +20,12 @@ def balanced(control: Callable[[list[Pair], int], list[Pair]]) -> None:
         raise WrongAnswer("give a list of all pairs in the order they came in, flipped or not")
     if pairs != before:
         raise WrongAnswer("the pairs that you were given have changed; `flipped` makes a changed copy")
-    turned = [new.chosen != old.chosen for new, old in zip(found, before)]
-    for new, old, flip in zip(found, before, turned):
+    turned = [new.chosen != old.chosen for new, old in zip(found, before, strict=True)]
+    for new, old, flip in zip(found, before, turned, strict=True):
         if flip and (new.chosen, new.rejected, new.chosen_outcome) != (old.rejected, old.chosen, old.rejected_outcome):
             raise WrongAnswer(f"pair {old.id}: half turned round; `flipped` exchanges texts, step rewards and outcomes")
     for kind in ("outcome", "step"):
-        of_kind = [flip for flip, pair in zip(turned, before) if pair.kind == kind]
+        of_kind = [flip for flip, pair in zip(turned, before, strict=True) if pair.kind == kind]
         if sum(of_kind) != len(of_kind) // 2:
             raise WrongAnswer(
                 f"{sum(of_kind)} of {len(of_kind)} {kind} pairs are turned round, not {len(of_kind) // 2}: draw within each kind"

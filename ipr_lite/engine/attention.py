@@ -8,16 +8,12 @@ several rows share is read once for all of their queries, and nothing is copied 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 
 def attend_plainly(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor | None,
-    scale: float,
-    cap: float | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float, cap: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Attention of queries (rows, heads, q, size) to keys and values (rows, heads, k, size), and the log of the sum of
     the exponentials of their scores, (rows, heads, q), in float32.
 
@@ -35,13 +31,8 @@ def attend_plainly(
 
 
 def attend(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor | None,
-    scale: float,
-    cap: float | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float, cap: float | None = None
+) -> tuple[Tensor, Tensor]:
     """The same; on a CPU and without a cap by torch's fused attention, whose public face keeps the sums to itself."""
     if query.device.type != "cpu" or cap is not None:
         return attend_plainly(query, keys, values, mask, scale, cap)
@@ -52,6 +43,6 @@ def attend(
     return found, total
 
 
-def join(found: torch.Tensor, total: torch.Tensor, more: torch.Tensor, more_total: torch.Tensor) -> torch.Tensor:
+def join(found: Tensor, total: Tensor, more: Tensor, more_total: Tensor) -> Tensor:
     """Attention to two sets of keys, from that to each: `found` and `more` (..., size) with their `total`s (...)."""
     return found.lerp(more, (more_total - total).sigmoid()[..., None].to(found.dtype))

@@ -1,8 +1,8 @@
-"""A key-value cache in the shape of the data: a trunk for a prompt, a branch for what follows it.
+"""A key-value cache as a prefix tree: a shared prefix for the prompts, a branch for what follows in each row.
 
 Rollouts of one task begin with parts of the same conversation, and reading keys and values is what a token costs
-on a small model. So a prompt is stored once, as a trunk, and read once for all that grow on it; a branch sees the
-first `visible` tokens of its trunk and holds only its own. `_Layer.attend` puts the two together: the same attention
+on a small model. So a prompt is stored once, as a shared prefix, and read once for all branches of it; a branch sees
+the first `visible` tokens of its prefix and holds only its own. `_Layer.attend` puts the two together: the same attention
 as over one cache. Nothing is copied from token to token; a branch that outgrows its place moves to one twice as long.
 """
 
@@ -34,7 +34,7 @@ def capacity_for(length: int) -> int:
 
 
 @dataclass(eq=False)
-class Trunk:
+class Prefix:
     """A prompt's tokens and, once read, their keys and values: one (kv heads, tokens, size) for every layer."""
 
     tokens: list[int]
@@ -44,9 +44,9 @@ class Trunk:
 
 @dataclass(eq=False)
 class Branch:
-    """Tokens that follow the first `visible` of a trunk; the cache holds `length` of them, in slot `slot`."""
+    """Tokens that follow the first `visible` of a prefix; the cache holds `length` of them, in slot `slot`."""
 
-    trunk: Trunk | None = None
+    prefix: Prefix | None = None
     visible: int = 0
     length: int = 0
     store: _Store | None = None
@@ -66,7 +66,7 @@ class _Store:
         branch.store, branch.slot = self, len(self.branches)
         self.branches.append(branch)
         for number, layer in enumerate(source.layers if source and branch.length else []):
-            for mine, theirs in zip(self.layer(number, *layer), layer):
+            for mine, theirs in zip(self.layer(number, *layer), layer, strict=True):
                 mine[branch.slot, :, : branch.length] = theirs[slot, :, : branch.length]
 
     def free(self, slot: int):
@@ -95,7 +95,7 @@ class _Store:
 
 @dataclass
 class _Part:
-    """Queries of a pass and the keys that they look at: what a trunk shows them, or what their branches hold.
+    """Queries of a pass and the keys that they look at: what a prefix shows them, or what their branches hold.
 
     at: where the queries stand among the keys, (rows, queries). behind: whether that is behind all of them.
     """
@@ -136,19 +136,19 @@ class _Layer(CacheLayerMixin):
     def update(self, key_states, value_states, *args, **kwargs):
         """Store new keys and values, (1, kv heads, tokens, size); `attend` is handed the layer itself for both."""
         self.new = key_states[0], value_states[0]
-        if self.cache.trunk:
-            self.cache.trunk.keys.append(self.new[0].clone())
-            self.cache.trunk.values.append(self.new[1].clone())
+        if self.cache.prefix:
+            self.cache.prefix.keys.append(self.new[0].clone())
+            self.cache.prefix.values.append(self.new[1].clone())
         for store, tokens, slots, positions in self.cache.writes:
-            for mine, new in zip(store.layer(self.number, *self.new), self.new):
+            for mine, new in zip(store.layer(self.number, *self.new), self.new, strict=True):
                 mine[slots, :, positions] = new[:, tokens].transpose(0, 1)
         return self, self
 
     def attend(self, query: torch.Tensor, scale: float, window: int | None, cap: float | None) -> torch.Tensor:
         """Attention of queries (heads, tokens, size), each to what its row holds; (heads, tokens, size)."""
         cache, kv = self.cache, len(self.new[0])
-        if cache.trunk:
-            return self._trunk(query, scale, window, cap)
+        if cache.prefix:
+            return self._attend_in_prefix(query, scale, window, cap)
         heads, tokens, size = query.shape
         m = heads // kv
         # Heads that share keys are as good as more queries: (kv heads, tokens, m, size).
@@ -156,14 +156,16 @@ class _Layer(CacheLayerMixin):
         shown, own = torch.zeros_like(query), torch.empty_like(query)
         shown_total, own_total = query.new_full(query.shape[:3], -torch.inf), query.new_empty(query.shape[:3])
 
+        # Stage 1: to the prefixes, once for all rows that see the same of one.
         def see(part: _Part, place: slice, keys: torch.Tensor, values: torch.Tensor, found, total):
             mask = part.mask(window, query, m)
             one, sums = attend(query[:, place].flatten(1, 2)[None], keys[None], values[None], mask, scale, cap)
             found[:, place], total[:, place] = one[0].unflatten(1, (-1, m)), sums[0].unflatten(1, (-1, m))
 
-        for part, place, trunk in cache.views:
-            keys, values = trunk.keys[self.number], trunk.values[self.number]
+        for part, place, prefix in cache.views:
+            keys, values = prefix.keys[self.number], prefix.values[self.number]
             see(part, place, keys[:, : part.keys], values[:, : part.keys], shown, shown_total)
+        # Stage 2: to what the branches hold, long rows each by itself, the short ones of a store together.
         for part, place, branch in cache.long:
             keys, values = (x[branch.slot, :, : part.keys] for x in branch.store.layers[self.number])
             see(part, place, keys, values, own, own_total)
@@ -174,11 +176,14 @@ class _Layer(CacheLayerMixin):
             one, sums = attend(spread, keys, values, part.mask(window, query, m), scale, cap)
             one, sums = (x.unflatten(2, (t, m)).transpose(0, 1).flatten(1, 2)[:, spots] for x in (one, sums))
             own[:, tokens_of], own_total[:, tokens_of] = one, sums
+        # Stage 3: one attention from the two.
         found = join(shown, shown_total, own, own_total) if cache.views else own
         return found.transpose(1, 2).reshape(heads, tokens, size)
 
-    def _trunk(self, query: torch.Tensor, scale: float, window: int | None, cap: float | None) -> torch.Tensor:
-        """The tokens of a trunk, each to those up to it."""
+    def _attend_in_prefix(
+        self, query: torch.Tensor, scale: float, window: int | None, cap: float | None
+    ) -> torch.Tensor:
+        """The tokens of a prefix, each to those up to it."""
         (keys, values), seen = self.new, None
         length = keys.shape[1]
         if cap is not None or (window is not None and window < length):
@@ -202,41 +207,44 @@ class _Layer(CacheLayerMixin):
 
 
 class BranchedCache(Cache):
-    """A transformers cache of trunks and branches. `Forest` says before each pass where its tokens belong.
+    """A transformers cache of prefixes and branches. `PrefixTree` says before each pass where its tokens belong.
 
-    A pass has one row for transformers: the tokens of a trunk, or of all branches, one after the other, without padding.
+    A pass has one row for transformers: the tokens of a prefix, or of all branches, one after the other, without padding.
     """
 
     def __init__(self, layers: int):
         super().__init__(layers=[_Layer(self, number) for number in range(layers)])
 
-    def aim_at_trunk(self, trunk: Trunk):
-        """The pass reads this trunk."""
-        self.trunk, self.writes = trunk, []
+    def aim_at_prefix(self, prefix: Prefix):
+        """The pass reads this prefix."""
+        self.prefix, self.writes = prefix, []
 
     def aim_at_branches(self, branches: list[Branch], lengths: list[int], device: torch.device) -> torch.Tensor:
-        """The pass adds `lengths[i]` tokens to `branches[i]`; branches that see the same of a trunk come together.
+        """The pass adds `lengths[i]` tokens to `branches[i]`; branches that see the same of a prefix come together.
 
         Returns where the tokens stand in their conversations.
         """
-        self.trunk = None
+        self.prefix = None
         ends = list(itertools.accumulate(lengths))
-        places = [slice(end - length, end) for end, length in zip(ends, lengths)]
+        places = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
 
         def numbers(values) -> torch.Tensor:
             return torch.tensor(list(values), device=device)
 
-        # Of every token: its row, its number among the row's new ones, and where it stands in its branch.
+        # Stage 1: of every token, its row, its number among the row's new ones, and where it stands in its branch.
         row = torch.repeat_interleave(torch.arange(len(branches), device=device), numbers(lengths))
         number = torch.arange(ends[-1], device=device) - numbers(place.start for place in places)[row]
         at = numbers(b.length for b in branches)[row] + number
         slot = numbers(b.slot for b in branches)[row]
         self.views, self.long, self.writes, self.groups = [], [], [], []
-        for (trunk, visible), family in itertools.groupby(zip(branches, places), lambda r: (r[0].trunk, r[0].visible)):
+        # Stage 2: what the rows see of their prefixes.
+        families = itertools.groupby(zip(branches, places, strict=True), lambda r: (r[0].prefix, r[0].visible))
+        for (prefix, visible), family in families:
             family = list(family)
             if visible:
                 place = slice(family[0][1].start, family[-1][1].stop)
-                self.views.append((_Part(at[None, place] + visible, visible, True), place, trunk))
+                self.views.append((_Part(at[None, place] + visible, visible, True), place, prefix))
+        # Stage 3: where each store writes, and what its rows see of it.
         by_store: dict[_Store, list[int]] = {}
         for i, branch in enumerate(branches):
             by_store.setdefault(branch.store, []).append(i)
@@ -296,8 +304,8 @@ def check_attention(causal, max_length: int):
             raise unknown_attention(config, what)
 
 
-class Forest:
-    """The trunks and branches in play, and the model that reads tokens onto them.
+class PrefixTree:
+    """The shared prefixes and branches in play, and the model that reads tokens onto them.
 
     Used as a context: within, the model's attention is "branches". most: branches that there may be at once.
     """
@@ -317,31 +325,31 @@ class Forest:
     def __exit__(self, *error):
         self.causal.set_attn_implementation(self._before)
 
-    def read_trunk(self, trunk: Trunk):
-        """Read a whole trunk."""
-        self.cache.aim_at_trunk(trunk)
-        self._forward(trunk.tokens, torch.arange(len(trunk.tokens), device=self.device), [0])
+    def read_prefix(self, prefix: Prefix):
+        """Read a whole prefix."""
+        self.cache.aim_at_prefix(prefix)
+        self._forward(prefix.tokens, torch.arange(len(prefix.tokens), device=self.device), [0])
 
     def read(self, branches: list[Branch], tokens: list[list[int]], wanted: list[int]) -> torch.Tensor:
         """Put `tokens[i]` after what `branches[i]` holds; logits after each of the last `wanted[i]` of them.
 
         Returns (sum of `wanted`, vocab), branch after branch.
         """
-        for branch, new in zip(branches, tokens):
+        for branch, new in zip(branches, tokens, strict=True):
             self._make_room(branch, branch.length + len(new))
-        order = sorted(range(len(branches)), key=lambda i: (id(branches[i].trunk), branches[i].visible))
+        order = sorted(range(len(branches)), key=lambda i: (id(branches[i].prefix), branches[i].visible))
         in_order = [branches[i] for i in order]
         positions = self.cache.aim_at_branches(in_order, [len(tokens[i]) for i in order], self.device)
-        ends = dict(zip(order, itertools.accumulate(len(tokens[i]) for i in order)))
+        ends = dict(zip(order, itertools.accumulate(len(tokens[i]) for i in order), strict=True))
         last = [place for i, count in enumerate(wanted) for place in range(ends[i] - count, ends[i])]
         logits = self._forward([token for i in order for token in tokens[i]], positions, last)
-        for branch, new in zip(branches, tokens):
+        for branch, new in zip(branches, tokens, strict=True):
             branch.length += len(new)
         return logits
 
     def fork(self, branch: Branch, length: int) -> Branch:
         """A second branch with the first `length` tokens of one."""
-        twin = Branch(branch.trunk, branch.visible, length)
+        twin = Branch(branch.prefix, branch.visible, length)
         branch.store.add(twin, branch.store, branch.slot)
         return twin
 
@@ -365,18 +373,14 @@ class Forest:
         for layer in self.cache.layers:
             layer.new = None
         try:
-            logits = (
-                self.causal(
-                    input_ids=torch.tensor([tokens], device=self.device),
-                    position_ids=positions[None],
-                    # Who sees what is the cache's business; a mask of four dimensions keeps transformers from making one.
-                    attention_mask=torch.zeros(1, 1, 1, 1, device=self.device),
-                    past_key_values=self.cache,
-                    use_cache=True,
-                    logits_to_keep=torch.tensor(wanted, device=self.device),
-                )
-                .logits[0]
-                .float()
+            output = self.causal(
+                input_ids=torch.tensor([tokens], device=self.device),
+                position_ids=positions[None],
+                # Who sees what is the cache's business; a mask of four dimensions keeps transformers from making one.
+                attention_mask=torch.zeros(1, 1, 1, 1, device=self.device),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=torch.tensor(wanted, device=self.device),
             )
         except AttributeError as error:
             if isinstance(error.obj, _Layer):
@@ -384,4 +388,4 @@ class Forest:
             raise
         if any(layer.new is None for layer in self.cache.layers):
             raise unknown_attention(self.causal.config, "layers without keys and values of their own")
-        return logits
+        return output.logits[0].float()

@@ -1,4 +1,4 @@
-"""A run's folder: files that appear only when they are whole, what was spent, warnings, logs, the manifest."""
+"""A run's folder: atomic writes, what was spent, warnings, logs, the manifest."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from ipr_lite.engine.safe_text import visible
-from ipr_lite.records import SCHEMA_VERSION, read_json, write_whole
+from ipr_lite.records import SCHEMA_VERSION, read_json, write_atomically
 from ipr_lite.rollout import Player
 
 T = TypeVar("T")
@@ -27,8 +27,8 @@ T = TypeVar("T")
 KEPT = {".csv", ".json", ".jsonl", ".safetensors"}
 
 
-def whole(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a file or folder aside, then rename it to `path`."""
+def fill_atomically(path: Path, write: Callable[[Path], object]) -> Path:
+    """Atomic write of what `write` makes, a file or a folder: filled aside, then renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.unfinished")
     if aside.is_dir():
@@ -43,7 +43,7 @@ def write_log(path: Path, rows: list[dict]) -> Path:
     lines = [",".join(rows[0])]
     for row in rows:
         lines.append(",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()))
-    return write_whole(path, "\n".join(lines) + "\n")
+    return write_atomically(path, "\n".join(lines) + "\n")
 
 
 def write_manifest(folder: Path, seed: int) -> Path:
@@ -61,7 +61,7 @@ def write_manifest(folder: Path, seed: int) -> Path:
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")},
         "sha256": {p.relative_to(folder).as_posix(): sha256(p.read_bytes()).hexdigest() for p in files},
     }
-    return write_whole(folder / "manifest.json", json.dumps(facts, indent=1) + "\n")
+    return write_atomically(folder / "manifest.json", json.dumps(facts, indent=1) + "\n")
 
 
 class Folder:
@@ -106,7 +106,7 @@ class Folder:
         """
         spent = self._budget()
         spent[stage] = amounts
-        write_whole(self.folder / "budget.json", json.dumps(spent, indent=1) + "\n")
+        write_atomically(self.folder / "budget.json", json.dumps(spent, indent=1) + "\n")
 
     def count(self, stage: str, player: Player) -> None:
         """Write what a player has spent to budget.json."""
@@ -149,7 +149,7 @@ class Folder:
         old = path.read_text(encoding="utf-8") if path.exists() else ""
         if text not in old:
             self.say(f"warning: {text}")
-            write_whole(path, old + text + "\n")
+            write_atomically(path, old + text + "\n")
 
 
 def journal(path: Path) -> Path:

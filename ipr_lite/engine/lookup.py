@@ -1,8 +1,8 @@
-"""Several tokens in one pass: guess what an agent will write, and keep of it what it would have written.
+"""Speculative decoding with n-gram drafts: several tokens in one pass, and the same ones as one by one.
 
-What agents write is often what others have written before, or stands in what they read. The next few tokens are
-guessed, and one pass over the guess tells after each of its tokens which one every sample draws there. As long as that
-is the guessed one, the next is known too; from the first other token on the guess is thrown away. So samples are those
+What agents write is often what others have written before, or stands in what they read. The next few tokens are drafted
+from that, and one pass over the draft tells after each of its tokens which one every sample draws there. As long as that
+is the drafted one, the next is known too; from the first other token on the draft is thrown away. So samples are those
 of one pass a token, in fewer passes (speculative decoding by lookup: Leviathan et al. 2023, Saxena 2023).
 """
 
@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-def most_guesses(rows: int) -> int:
-    """Tokens to guess for each of so many rows: the fewer there are, the less one costs beside the pass itself."""
+def longest_draft(rows: int) -> int:
+    """Tokens to draft for each of so many rows: the fewer there are, the less one costs beside the pass itself."""
     return min(16, max(3, 256 // rows))
 
 
-class Guesses:
+class NGrams:
     """What came after the last few tokens when they were last seen, in any conversation.
 
-    Eight equal tokens are asked first, then four, then two. Keys are hashes: a collision costs a wrong guess.
+    Eight equal tokens are asked first, then four, then two. Keys are hashes: a collision costs a wrong draft.
     """
 
     ORDERS = (8, 4, 2)
@@ -34,8 +34,8 @@ class Guesses:
                 if place >= order:
                     self.next[hash(tuple(tokens[place - order : place]))] = tokens[place]
 
-    def after(self, tokens: list[int], most: int, end: int) -> list[int]:
-        """Up to `most` tokens that may follow, up to where `end` may."""
+    def draft(self, tokens: list[int], most: int, end: int) -> list[int]:
+        """Up to `most` tokens that may follow, up to where `end` may: the draft tokens."""
         context, found = tokens[-max(self.ORDERS) :], []
         while len(found) < most:
             tries = (self.next.get(hash(tuple(context[-order:]))) for order in self.ORDERS)
@@ -47,16 +47,16 @@ class Guesses:
         return found
 
 
-def agreed(guess: list[int], chosen: list[list[int]], samples: Iterable[int]) -> list[tuple[list[int], list[int]]]:
-    """The samples that wrote the same, and what: the guess as far as each drew it, and the first other token.
+def accepted(draft: list[int], chosen: list[list[int]], samples: Iterable[int]) -> list[tuple[list[int], list[int]]]:
+    """The samples that wrote the same, and what: the draft as far as each drew it, and the first other token.
 
-    chosen: the token that each sample draws after 0, 1, ... guessed tokens.
+    chosen: the token that each sample draws after 0, 1, ... draft tokens.
     """
     found, following = [], list(samples)
     for place, tokens in enumerate(chosen):
         by_token: dict[int, list[int]] = {}
         for sample in following:
             by_token.setdefault(tokens[sample], []).append(sample)
-        following = by_token.pop(guess[place], []) if place < len(guess) else []
-        found += [(group, guess[:place] + [token]) for token, group in by_token.items()]
+        following = by_token.pop(draft[place], []) if place < len(draft) else []
+        found += [(group, draft[:place] + [token]) for token, group in by_token.items()]
     return found

@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, P
 from ipr_lite.batches import parts_of
 from ipr_lite.config import Scale
 from ipr_lite.engine.cache import SHORTEST, capacity_for
-from ipr_lite.engine.lookup import most_guesses
+from ipr_lite.engine.lookup import longest_draft
 from ipr_lite.engine.merge import MERGED_BELOW
 from ipr_lite.engine.rollouts import TOKENS_A_PASS
 from ipr_lite.model import add_adapters
@@ -230,7 +230,7 @@ def _pass(model, text, scale: Scale) -> int:
     with Meter(model) as meter:
         ids = torch.zeros(1, tokens, dtype=torch.int64, device="meta")
         causal.base_model(input_ids=ids, position_ids=torch.arange(tokens, device="meta")[None], use_cache=False)
-    places = scale.rollout_batch * (1 + most_guesses(scale.rollout_batch))  # guessed tokens have logits, too
+    places = scale.rollout_batch * (1 + longest_draft(scale.rollout_batch))  # draft tokens have logits, too
     # Logits in the model's numbers and in float32, probabilities, their sums in float64.
     return max(meter.peak, places * text.vocab_size * (model.dtype.itemsize + 4 + 4 + 8))
 

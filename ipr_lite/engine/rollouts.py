@@ -2,18 +2,17 @@
 
 An episode is an environment and the messages so far. Six things make a batch of them fast:
 
-1. The cache lives as long as the episode. An observation is appended to it; no history is ever
-   encoded twice (`cache.py`).
-2. The conversation that several episodes begin with (those of all steps of one demonstration)
-   is encoded once, as a trunk, and its keys and values are read once for all of them.
-3. Samples of one step are one row of the batch until they differ: what they have in common is
-   computed once. Each still draws its own tokens, so nothing is sampled otherwise than alone.
-4. Rows that come to the same history become one row again; what follows the demonstrator to the letter is on the trunk.
-5. Several tokens are read in one pass where they can be guessed (`lookup.py`).
+1. The cache lives as long as the episode. An observation is appended; no history is read twice (`cache.py`).
+2. The conversation that several episodes begin with (those of all steps of one demonstration) is read once, as their
+   shared prefix, and its keys and values are read once for all of them.
+3. Samples of one step are one row of the batch until they differ: what they have in common is computed once. Each
+   still draws its own tokens, so nothing is sampled otherwise than alone.
+4. Rows that come to the same history join; what follows the demonstrator to the letter stays on the prefix.
+5. Several tokens are read in one pass: draft tokens, kept as far as each sample draws them (`lookup.py`).
 6. A finished episode leaves its row to a waiting one.
 
-Every row of the batch holds one history and has its own length; `pending` are its tokens that the
-model has not read yet: an observation at the start of a turn, one sampled token within it.
+Every row of the batch holds one history and has its own length; `pending` are its tokens that the model has not read
+yet: an observation at the start of a turn, one sampled token within it.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ipr_lite.chat import Chat
-from ipr_lite.engine.cache import Branch, Forest, Trunk, check_attention
-from ipr_lite.engine.lookup import Guesses, agreed, most_guesses
+from ipr_lite.engine.cache import Branch, Prefix, PrefixTree, check_attention
+from ipr_lite.engine.lookup import NGrams, accepted, longest_draft
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.records import Message, Trajectory
 from ipr_lite.rollout import Episode, played, take
@@ -61,7 +60,7 @@ class _Row:
     """A row of the batch: the samples that have the same history, and the world as it is after it.
 
     `history` are all its tokens, `pending` those that the branch does not hold yet, `turn` those of the message being
-    written. `follows`: all but the last are those of the trunk. `ended`: how the episode did. `joined`: a row that went
+    written. `follows`: all but the last are those of the prefix. `ended`: how the episode did. `joined`: a row that went
     on with these samples, and how many more tokens and invalid actions they have than it.
     """
 
@@ -81,17 +80,17 @@ class _Row:
 
 def _shared(a: list[int], b: list[int]) -> int:
     """How many tokens two prompts have in common at the start."""
-    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _plant(rows: list[_Row]):
-    """One trunk for these rows: the prompt that has most in common with the others', as far as each shares it.
+def _insert_prefix(rows: list[_Row]):
+    """One shared prefix for these rows: the prompt that has most in common with the others', as far as each shares it.
 
     A row reads at least its prompt's last token itself, since that begins its first message.
     """
     rows.sort(key=lambda row: row.pending)
     # In sorted order, two prompts share what all neighbours between them share.
-    between = [_shared(a.pending, b.pending) for a, b in zip(rows, rows[1:])]
+    between = [_shared(a.pending, b.pending) for a, b in itertools.pairwise(rows)]
 
     def shares(chosen: int) -> list[int]:
         left = itertools.accumulate(reversed(between[:chosen]), min)
@@ -101,12 +100,12 @@ def _plant(rows: list[_Row]):
     best = max((shares(i) for i in range(len(rows))), key=sum)
     longest = max(range(len(rows)), key=best.__getitem__)
     if len(rows[longest].samples) == 1:
-        # What only one sample would read of a trunk, it can as well read of its branch.
+        # What only one sample would read of a prefix, it can as well read of its branch.
         best[longest] = max(shared for i, shared in enumerate(best) if i != longest)
-    visible = [min(shared, len(row.pending) - 1) for shared, row in zip(best, rows)]
-    trunk = Trunk(rows[longest].pending[: max(visible)])
-    for row, seen in zip(rows, visible):
-        row.branch, row.pending = Branch(trunk, seen), row.pending[seen:]
+    visible = [min(shared, len(row.pending) - 1) for shared, row in zip(best, rows, strict=True)]
+    prefix = Prefix(rows[longest].pending[: max(visible)])
+    for row, seen in zip(rows, visible, strict=True):
+        row.branch, row.pending = Branch(prefix, seen), row.pending[seen:]
         row.follows = len(row.pending) == 1
 
 
@@ -115,7 +114,7 @@ class Rollouts:
 
     model: a causal LM of transformers or a PeftModel with the wanted adapter active.
     temperature: 0 is greedy. max_new_tokens: of one turn; max_length: of one episode, in tokens.
-    batch_size: episodes in play at once. share: off, every episode is a row with a prompt of its own; guess:
+    batch_size: episodes in play at once. share: off, every episode is a row with a prompt of its own; draft:
     off, a pass reads no token that is not certain. Both change the time alone (and, as a batch does, the last bits of
     float32: a draw on the very border of two tokens may fall on the other side).
 
@@ -134,12 +133,12 @@ class Rollouts:
         batch_size: int,
         agent: str,
         share: bool = True,
-        guess: bool = True,
+        draft: bool = True,
     ):
         self.model, self.chat, self.agent = model, chat, agent
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
         self.max_length, self.batch_size = max_length, batch_size
-        self.share, self.guess = share, guess
+        self.share, self.draft = share, draft
         self.causal = model.get_base_model() if hasattr(model, "get_base_model") else model
         check_attention(self.causal, max_length)
         self.actions_taken = self.tokens_written = self.overflowed = self.tokens_read = self.passes = 0
@@ -157,25 +156,27 @@ class Rollouts:
         self.finished: list[Trajectory | None] = [None] * len(episodes)
         self.rows: list[_Row] = []
         self.turns: dict[object, tuple[_Row, int, int]] = {}
-        self.guesses = Guesses()
+        self.ngrams = NGrams()
         waiting = self._waiting(episodes)
-        with Forest(self.causal, self.batch_size) as self.forest:
+        with PrefixTree(self.causal, self.batch_size) as self.tree:
             while waiting or self.rows:
                 self._admit(waiting)
                 self._advance()
                 if progress:
                     progress(sum(t is not None for t in self.finished), len(episodes))
-        self.tokens_read += self.forest.tokens_read
-        self.passes += self.forest.passes
+        self.tokens_read += self.tree.tokens_read
+        self.passes += self.tree.passes
         return self.finished
 
     def _waiting(self, episodes: list[Episode]) -> list[_Row]:
-        """The rows that episodes begin in, neighbours on one trunk; what is too long is finished at once."""
+        """The rows that episodes begin in, neighbours on one prefix; what is too long is finished at once."""
+        # Stage 1: samples of one history are one row, up to the size of a batch.
         together: dict[object, list[_Sample]] = {}
         for order, episode in enumerate(episodes):
             said = tuple(message["content"] for message in episode.messages)
             key = (episode.task.env, episode.task.id, said, episode.stop) if self.share else order
             together.setdefault(key, []).append(_Sample(episode, order, random.Random(episode.seed)))
+        # Stage 2: the rows by task, since those of one task begin alike.
         by_task: dict[object, list[_Row]] = {}
         for samples in together.values():
             first = samples[0].episode
@@ -188,6 +189,7 @@ class Rollouts:
                 else:
                     self.turns.setdefault(self._place(row), (row, 0, 0))
                     by_task.setdefault((first.task.env, first.task.id), []).append(row)
+        # Stage 3: a shared prefix for each task.
         if self.share:
             # What is alone in its task shares the system prompt with all others that are.
             alone = [task for task, rows in by_task.items() if sum(len(row.samples) for row in rows) == 1]
@@ -195,52 +197,55 @@ class Rollouts:
                 by_task[None] = [row for task in alone for row in by_task.pop(task)]
             for rows in by_task.values():
                 if sum(len(row.samples) for row in rows) > 1:
-                    _plant(rows)
+                    _insert_prefix(rows)
         return [row for rows in by_task.values() for row in rows][::-1]
 
     def _admit(self, waiting: list[_Row]):
-        """Fill the batch, and read the trunks and prompts of those that enter."""
+        """Fill the batch, and read the prefixes and prompts of those that enter."""
         free = self.batch_size - sum(len(row.samples) for row in self.rows)
         # A few free places are worth waiting for more: then several prompts are read together.
         if not waiting or (self.rows and free < self.batch_size // 4):
             return
-        trunks: dict[Trunk, None] = {}
+        prefixes: dict[Prefix, None] = {}
         while waiting and (len(waiting[-1].samples) <= free or not self.rows):
             row = waiting.pop()
             free -= len(row.samples)
             self.rows.append(row)
-            if row.branch.visible and not row.branch.trunk.keys:
-                trunks[row.branch.trunk] = None
+            if row.branch.visible and not row.branch.prefix.keys:
+                prefixes[row.branch.prefix] = None
             self._learn(row, len(row.pending))
-        for trunk in trunks:
-            self.guesses.learn(trunk.tokens, len(trunk.tokens))
-            self.forest.read_trunk(trunk)
+        for prefix in prefixes:
+            self.ngrams.learn(prefix.tokens, len(prefix.tokens))
+            self.tree.read_prefix(prefix)
 
     def _advance(self):
         """One pass: the next token of every row that is writing, and observations as far as there is room.
 
         Then all choose their next tokens; a row that ends its turn acts in its world.
         """
+        # Stage 1: the rows that fit into the pass, and a draft for each.
         rows = sorted(self.rows, key=lambda row: len(row.pending))
         ends = itertools.accumulate(len(row.pending) for row in rows)
-        rows = [row for row, end in zip(rows, ends) if end <= max(TOKENS_A_PASS, len(rows[0].pending))]
-        most = most_guesses(len(rows)) if self.guess else 0
-        guesses = [
-            self.guesses.after(row.history, min(most, self.max_new_tokens - len(row.turn) - 1), self.chat.end)
+        rows = [row for row, end in zip(rows, ends, strict=True) if end <= max(TOKENS_A_PASS, len(rows[0].pending))]
+        most = longest_draft(len(rows)) if self.draft else 0
+        drafts = [
+            self.ngrams.draft(row.history, min(most, self.max_new_tokens - len(row.turn) - 1), self.chat.end)
             for row in rows
         ]
-        tokens = [row.pending + guess for row, guess in zip(rows, guesses)]
-        logits = self.forest.read([row.branch for row in rows], tokens, [1 + len(guess) for guess in guesses])
+        # Stage 2: the model reads pending and draft tokens; each row keeps what it would have written alone.
+        tokens = [row.pending + draft for row, draft in zip(rows, drafts, strict=True)]
+        logits = self.tree.read([row.branch for row in rows], tokens, [1 + len(draft) for draft in drafts])
         written = []
-        for row, guess, chosen in zip(rows, guesses, self._choose(rows, guesses, logits)):
-            held = row.branch.length - len(guess)
-            (first, message), *others = agreed(guess, chosen, range(len(row.samples)))
+        for row, draft, chosen in zip(rows, drafts, self._choose(rows, drafts, logits), strict=True):
+            held = row.branch.length - len(draft)
+            (first, message), *others = accepted(draft, chosen, range(len(row.samples)))
             samples = row.samples
             for group, text in others:
                 written.append((self._split(row, [samples[i] for i in group], held + len(text) - 1), text))
             row.samples = [samples[i] for i in first]
             row.branch.length = held + len(message) - 1
             written.append((row, message))
+        # Stage 3: what is written is what the next pass reads; a message that is complete goes to the world.
         for row, message in written:
             row.pending = message[-1:]
             row.turn += message
@@ -249,11 +254,12 @@ class Rollouts:
             if row.turn[-1] == self.chat.end or len(row.turn) >= self.max_new_tokens:
                 self._act(row)
 
-    def _choose(self, rows: list[_Row], guesses: list[list[int]], logits: torch.Tensor) -> list[list[list[int]]]:
-        """For every row, after its pending tokens and after each guessed one: the token that each sample draws."""
-        places = [(row, place) for row, guess in zip(rows, guesses) for place in range(len(guess) + 1)]
+    def _choose(self, rows: list[_Row], drafts: list[list[int]], logits: torch.Tensor) -> list[list[list[int]]]:
+        """For every row, after its pending tokens and after each drafted one: the token that each sample draws."""
+        places = [(row, place) for row, draft in zip(rows, drafts, strict=True) for place in range(len(draft) + 1)]
         if self.temperature == 0:
-            tokens = [[token] * len(row.samples) for (row, _), token in zip(places, logits.argmax(-1).tolist())]
+            likeliest = logits.argmax(-1).tolist()
+            tokens = [[token] * len(row.samples) for (row, _), token in zip(places, likeliest, strict=True)]
         else:
             # Inverse transform sampling: a draw depends on the sample's own numbers alone, not on
             # what else is in the batch.
@@ -266,13 +272,13 @@ class Rollouts:
             draws = torch.tensor(draws, dtype=torch.float64, device=logits.device) * cumulative[:, -1:]
             tokens = torch.searchsorted(cumulative, draws, right=True).clamp(max=logits.shape[-1] - 1).tolist()
         chosen = iter(tokens)
-        return [[next(chosen) for _ in range(len(guess) + 1)] for guess in guesses]
+        return [[next(chosen) for _ in range(len(draft) + 1)] for draft in drafts]
 
     def _split(self, row: _Row, samples: list[_Sample], length: int) -> _Row:
         """A row of their own for samples that wrote something else than the others of their row."""
         twin = replace(
             row, samples=samples, env=row.env.clone(), messages=list(row.messages), turn=list(row.turn),
-            history=list(row.history), branch=self.forest.fork(row.branch, length),
+            history=list(row.history), branch=self.tree.fork(row.branch, length),
         )  # fmt: skip
         self.rows.append(twin)
         return twin
@@ -280,15 +286,15 @@ class Rollouts:
     def _saw(self, row: _Row, tokens: list[int]):
         """The row's history goes on with these tokens."""
         if row.follows:
-            # The very last token may stand behind the trunk: it is read again anyway.
-            ahead = row.branch.trunk.tokens[len(row.history) :]
-            row.follows = len(tokens) <= len(ahead) + 1 and all(a == b for a, b in zip(ahead, tokens))
+            # The very last token may stand behind the prefix: it is read again anyway.
+            ahead = row.branch.prefix.tokens[len(row.history) :]
+            row.follows = len(tokens) <= len(ahead) + 1 and all(a == b for a, b in zip(ahead, tokens, strict=False))
         row.history += tokens
         self._learn(row, len(tokens))
 
     def _learn(self, row: _Row, new: int):
-        if self.guess:
-            self.guesses.learn(row.history, new)
+        if self.draft:
+            self.ngrams.learn(row.history, new)
 
     def _act(self, row: _Row):
         """Hand the finished message to the world; take in its answer or end the episode."""
@@ -313,11 +319,11 @@ class Rollouts:
         row.messages.append({"role": "user", "content": observation})
         if len(row.history) + self.max_new_tokens > self.max_length:
             self._remove(row, 0.0, False, overflow=True)
-        elif self._meet(row):
+        elif self._join(row):
             self.rows.remove(row)
-            self.forest.drop(row.branch)
+            self.tree.drop(row.branch)
         elif row.follows:
-            # It did as the demonstrator, to the letter: the trunk holds all of its history.
+            # It did as the demonstrator, to the letter: the prefix holds all of its history.
             row.branch.length, row.branch.visible = 0, len(row.history) - 1
             row.pending = row.pending[-1:]
 
@@ -334,10 +340,10 @@ class Rollouts:
         if row.samples:
             return True
         self.rows.remove(row)
-        self.forest.drop(row.branch)
+        self.tree.drop(row.branch)
         return False
 
-    def _meet(self, row: _Row) -> bool:
+    def _join(self, row: _Row) -> bool:
         """At the start of a turn: join the row that has, or had, the same history, and will write the same.
 
         Greedily that is any such row, even one that is done; samples draw anew, so theirs must not have begun its turn.
@@ -373,7 +379,7 @@ class Rollouts:
     def _remove(self, row: _Row, reward: float, success: bool, **extra):
         row.ended = reward, success, extra
         self.rows.remove(row)
-        self.forest.drop(row.branch)
+        self.tree.drop(row.branch)
         self._finish(row, reward, success, **extra)
 
     def _finish(self, row: _Row, reward: float, success: bool, **extra):

@@ -74,7 +74,7 @@ def log_probabilities(policy: PeftModel, rows: list[Encoded]) -> Tensor:
     pieces, path = cut([row.input_ids for row in rows])
     ends = list(itertools.accumulate(len(piece.tokens) for piece in pieces))
     places, targets, counts = [], [], []
-    for row, numbers in zip(rows, path):
+    for row, numbers in zip(rows, path, strict=True):
         where = [place for n in numbers for place in range(ends[n] - len(pieces[n].tokens), ends[n])]
         labels = [i for i, mine in enumerate(row.agent_mask) if mine]
         places += [where[i - 1] for i in labels]
@@ -108,7 +108,7 @@ def _attention(
     if softcap is not None:
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
     keys, values = key.split(lengths, 2), value.split(lengths, 2)
-    for n, (piece, own) in enumerate(zip(pieces, query.split(lengths, 2))):
+    for n, (piece, own) in enumerate(zip(pieces, query.split(lengths, 2), strict=True)):
         k, v = (torch.cat([parts[i] for i in [*piece.before, n]], 2) for parts in (keys, values))
         window = sliding_window if sliding_window is not None and sliding_window < k.shape[2] else None
         if softcap is not None:

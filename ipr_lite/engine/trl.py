@@ -43,12 +43,9 @@ def train_sft(
 ) -> list[dict]:
     """As `train.train_sft`."""
     examples, dropped, batches = plan_sft(examples, settings)
-    dataset = Dataset.from_list(
-        [
-            {"input_ids": e.input_ids, "labels": [t if m else -100 for t, m in zip(e.input_ids, e.agent_mask)]}
-            for e in examples
-        ]
-    ).select(itertools.chain(*batches))
+    labels = [[t if m else -100 for t, m in zip(e.input_ids, e.agent_mask, strict=True)] for e in examples]
+    dataset = Dataset.from_dict({"input_ids": [e.input_ids for e in examples], "labels": labels})
+    dataset = dataset.select(itertools.chain(*batches))
     with _lent_to_trl(policy, settings), TemporaryDirectory() as folder:
         trainer = CloningTrainer(
             model=policy,
@@ -59,8 +56,8 @@ def train_sft(
         )
         rows = _train(trainer, progress)
     read = itertools.accumulate(sum(len(examples[i].input_ids) for i in batch) for batch in batches)
-    names = ("step", "loss", "learning_rate", "grad_norm")
-    return [{name: row[name] for name in names} | {"tokens": n, "dropped": dropped} for row, n in zip(rows, read)]
+    rows = [{name: row[name] for name in ("step", "loss", "learning_rate", "grad_norm")} for row in rows]
+    return [row | {"tokens": n, "dropped": dropped} for row, n in zip(rows, read, strict=True)]
 
 
 def train_preferences(
@@ -180,8 +177,8 @@ class PreferenceTrainer(_AgentTrainer, DPOTrainer):
                 # TRL 1.16 still asks transformers by this name; nothing here depends on it.
                 warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
                 sides = self.compute_ref_log_probs(self.model, inputs)
-            for name, values in zip(columns, sides):
-                for i, value in zip(part, values.tolist()):
+            for name, values in zip(columns, sides, strict=True):
+                for i, value in zip(part, values.tolist(), strict=True):
                     columns[name][i] = value
         for name, values in columns.items():
             dataset = dataset.add_column(name, values)
@@ -229,7 +226,7 @@ class PreferenceTrainer(_AgentTrainer, DPOTrainer):
             chosen_gain.mean(),
             rejected_gain.mean(),
         )
-        for name, value in zip(COLUMNS, torch.stack(values).tolist()):
+        for name, value in zip(COLUMNS, torch.stack(values).tolist(), strict=True):
             self._metrics["train"][name].append(value)
         return (losses.total, outputs) if return_outputs else losses.total
 

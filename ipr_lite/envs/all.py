@@ -93,7 +93,7 @@ class _Everybody(People):
     def transcripts(self, n: int, seed: int) -> Iterator[Trajectory]:
         """`n` episodes of people of all sorts, a third in each world, for the base model's corpus."""
         each = (world.people.transcripts(n, seed) for world in WORLDS.values())
-        return islice(chain.from_iterable(zip(*each)), n)
+        return islice(chain.from_iterable(zip(*each, strict=True)), n)
 
 
 def _person(task: Task, env: AllWorlds, habits: str, rng: random.Random) -> Person:

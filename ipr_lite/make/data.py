@@ -23,7 +23,7 @@ from ipr_lite.envs.sql import generated as sql_world
 from ipr_lite.envs.sql import questions as sql_questions
 from ipr_lite.envs.sql.env import SQL
 from ipr_lite.envs.sql.mysql.database import Database
-from ipr_lite.records import Task, write_jsonl, write_tasks, write_trajectories, write_whole
+from ipr_lite.records import Task, write_atomically, write_jsonl, write_tasks, write_trajectories
 
 SQL_SPLITS = {"train": (14, 400), "dev": (4, 100), "test": (6, 300)}
 """Databases and questions of each split. Splits share no database, as Spider's do not."""
@@ -50,7 +50,7 @@ def write_sql(folder: Path) -> list[Path]:
     worlds = sql_world.shipped_worlds()
     databases, lines = {}, {}
     for name, world in worlds.items():
-        path = write_whole(folder / f"{name}.sqlite", world.bytes())
+        path = write_atomically(folder / f"{name}.sqlite", world.bytes())
         databases[name] = Database(path)
         lines[path] = ("a database", sum(map(len, world.rows.values())))
     names = random.Random("sql splits").sample(sorted(worlds), len(worlds))
@@ -90,7 +90,7 @@ def write_house(folder: Path) -> list[Path]:
             for t in tasks[split]
         ]
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        path = write_whole(folder / f"games_{split}.jsonl.gz", gzip.compress(text.encode(), mtime=0))
+        path = write_atomically(folder / f"games_{split}.jsonl.gz", gzip.compress(text.encode(), mtime=0))
         lines[path] = (f"{split} games", len(records))
     rooms = {kind: len(house_world.layouts(kind)) for kind in ("seen", "unseen")}
     return _write_world(folder, "house", env, tasks, lines, {"layouts": sum(rooms.values()), **rooms})
@@ -118,8 +118,8 @@ def _write_world(
         failures=sum(not t.success for t in habitual), steps=fmean(t.steps for t in habitual), keep=people.keep,
         kept=len(habitual), train=len(tasks["train"]), longest=max(t.steps for t in habitual), **about,
     )  # fmt: skip
-    write_whole(folder / "CARD.md", card)
-    write_whole(folder / "CHECKSUMS", "".join(f"{sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in lines))
+    write_atomically(folder / "CARD.md", card)
+    write_atomically(folder / "CHECKSUMS", "".join(f"{sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in lines))
     return [*lines, folder / "CARD.md", folder / "CHECKSUMS"]
 
 

@@ -14,7 +14,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from ipr_lite import DATA, envs
 from ipr_lite.envs.shop.env import PREFIX, SEP, Shop
-from ipr_lite.records import Trajectory, read_trajectories, write_whole
+from ipr_lite.records import Trajectory, read_trajectories, write_atomically
 from ipr_lite.study.plots import PALETTE, PngFigure, png_bytes
 
 PICTURES = DATA.parent / "book" / "pictures"
@@ -141,7 +141,7 @@ def pictures() -> dict[str, bytes]:
 
 def write_pictures(folder: Path = PICTURES) -> list[Path]:
     folder.mkdir(exist_ok=True)
-    return [write_whole(folder / name, png) for name, png in pictures().items()]
+    return [write_atomically(folder / name, png) for name, png in pictures().items()]
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from ipr_lite.engine.folder import whole
+from ipr_lite.engine.folder import fill_atomically
 from ipr_lite.methods.reward_model import RewardModel, fit
-from ipr_lite.records import StepReward, Trajectory, read_trajectories, write_trajectories, write_whole
+from ipr_lite.records import StepReward, Trajectory, read_trajectories, write_atomically, write_trajectories
 from ipr_lite.rollout import stable_seed
 from ipr_lite.run import Run
 from ipr_lite.step_reward import ScoredStep, monte_carlo, steps_of
@@ -82,8 +82,8 @@ def reward_model(run: Run) -> RewardModel:
         unseen = [t for t in episodes if t.id in held_out]
         predicted = model.predict(run.policy, run.chat, [t.messages for t in unseen])
         facts = fit_quality([p for ps in predicted for p in ps], [r for t in unseen for r in t.extra["step_rewards"]])
-        write_whole(run.folder / "reward_model.json", json.dumps(facts, indent=1) + "\n")
-        whole(folder, model.save)
+        write_atomically(run.folder / "reward_model.json", json.dumps(facts, indent=1) + "\n")
+        fill_atomically(folder, model.save)
     return RewardModel.load(folder)
 
 

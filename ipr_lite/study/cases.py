@@ -51,7 +51,7 @@ def cases_markdown(path: Path) -> str:
         lines += [f"**{markdown(case.capitalize())}**: {markdown(pair[0].task.instruction)}", ""]
         for t in pair:
             lines.append(f"- {markdown(t.agent)}, outcome {t.reward:.3f}:")
-            for action, reward in zip(t.actions, t.extra["step_rewards"]):
+            for action, reward in zip(t.actions, t.extra["step_rewards"], strict=True):
                 lines.append(f"  - {markdown_code(react(action)[1])} {reward:.2f}")
         lines.append("")
     return "\n".join(lines)

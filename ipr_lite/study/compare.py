@@ -20,12 +20,12 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from ipr_lite.config import Config
-from ipr_lite.engine.folder import whole
+from ipr_lite.engine.folder import fill_atomically
 from ipr_lite.evaluation import by_part, summarize
 from ipr_lite.ipr import NoPairs
 from ipr_lite.methods import METHODS
 from ipr_lite.methods.learned_rewards import FIT_COLUMNS
-from ipr_lite.records import Trajectory, read_json, write_whole
+from ipr_lite.records import Trajectory, read_json, write_atomically
 from ipr_lite.run import Run
 from ipr_lite.study.results import add_results, keep_rows, read_results
 
@@ -173,8 +173,8 @@ def _share(run: Run, other: Path) -> None:
         run.spend(stage, **spent.get(stage, {}))
     for name in names:
         if (other / name).exists():
-            whole(run.folder / name, lambda aside: shutil.copy(other / name, aside))
-    whole(run.folder / "sft", lambda aside: shutil.copytree(other / "sft", aside))
+            fill_atomically(run.folder / name, lambda aside: shutil.copy(other / name, aside))
+    fill_atomically(run.folder / "sft", lambda aside: shutil.copytree(other / "sft", aside))
 
 
 def _file_name(setting: str) -> str:
@@ -205,4 +205,4 @@ def _log(path: Path, command: str, lines: list[str]) -> None:
     told = path.read_text(encoding="utf-8") if path.exists() else ""
     if f"# {command}\n" not in told:
         lines = [f"# {command}", *lines]
-    write_whole(path, told + "".join(line + "\n" for line in lines))
+    write_atomically(path, told + "".join(line + "\n" for line in lines))

@@ -81,7 +81,7 @@ def play(
         written: list[list[int]] = []
         for start in range(0, len(playing), batch_size):
             written += write([talk.history for talk in playing[start : start + batch_size]])
-        for talk, tokens in zip(playing, written):
+        for talk, tokens in zip(playing, written, strict=True):
             end = _step(talk, tokens, chat, max_length - max_new_tokens)
             if end:
                 reward, success, extra = end

@@ -9,7 +9,7 @@ from ipr_lite.config import Config
 from ipr_lite.engine.folder import write_manifest
 from ipr_lite.ipr import ipr
 from ipr_lite.methods.learned_rewards import judge_of
-from ipr_lite.records import write_whole
+from ipr_lite.records import write_atomically
 from ipr_lite.run import Run
 from ipr_lite.study.plan import pairs_line, plan
 from ipr_lite.study.report import report
@@ -35,7 +35,7 @@ def run(config: Config, folder: Path, quiet: bool = False) -> Path:
             write_manifest(one.folder, config.seed)
             one.say(results_table([row for row in rows if row["split"].startswith("test")]))
         except Exception as error:
-            write_whole(one.folder / "error.txt", f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}")
+            write_atomically(one.folder / "error.txt", f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}")
             report(one.folder)
             raise
         return report(one.folder)

@@ -75,8 +75,8 @@ def learning_curves(log: Sequence[dict] | pd.DataFrame, title: str = "Training")
         raise ValueError("the log has no column to draw against step")
     figure, axes = _figure(4.2 * min(len(panels), 2), 2.9 * math.ceil(len(panels) / 2), len(panels))
     lines = [("#0b4f9e", "-"), ("#d55e00", "--"), ("#117733", "-."), ("#7a7a7a", ":")]
-    for axis, (label, names) in zip(axes, panels):
-        for name, (colour, style) in zip(names, lines):
+    for axis, (label, names) in zip(axes, panels, strict=True):
+        for name, (colour, style) in zip(names, lines, strict=False):
             drawn = log[["step", name]].dropna()
             axis.plot(
                 drawn["step"], drawn[name], style, color=colour, label=name, marker="." if len(drawn) < 3 else None
@@ -182,8 +182,9 @@ def effect_forest(table: pd.DataFrame) -> Figure:
         raise ValueError(f"no method shares a seed with the baseline {baseline!r}")
     several = {name: table[name].nunique() > 1 for name in ("env", "setting", "precision", "scale")}
     names = [" ".join([r.method, *(str(getattr(r, k)) for k, more in several.items() if more)]) for r in rows]
-    lines = [(name, r.difference, r.difference_low, r.difference_high, r.pairs) for name, r in zip(names, rows)]
-    sure = [name for row, name in zip(rows, names) if row.difference_low > 0]
+    both = zip(names, rows, strict=True)
+    lines = [(name, r.difference, r.difference_low, r.difference_high, r.pairs) for name, r in both]
+    sure = [name for name, _, low, *_ in lines if low > 0]
     takeaway = "interval above 0: " + ", ".join(sure) if sure else "no interval lies above zero"
     styles = [style_of(row.method) for row in rows]
     return forest(
@@ -203,7 +204,8 @@ def forest(
         raise ValueError("there is no difference to draw")
     figure, (axis,) = _figure(6.4, 1.5 + 0.36 * len(rows))
     styles = styles or [(PALETTE["ipr"], MARKERS["ipr"])] * len(rows)
-    for place, ((_, mean, low, high, n), (colour, marker)) in enumerate(zip(reversed(rows), reversed(styles))):
+    both = zip(reversed(rows), reversed(styles), strict=True)
+    for place, ((_, mean, low, high, n), (colour, marker)) in enumerate(both):
         if not math.isnan(low):
             axis.plot([low, high], [place, place], color=colour, linewidth=2)
         axis.plot(mean, place, marker, color=colour, markersize=7)

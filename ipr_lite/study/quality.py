@@ -60,7 +60,7 @@ def contrasts_sampled(run: Run, samples: int, limit: int, scorers: Sequence[str]
     for scorer in scorers:
         player = run.player(run.agent(scorer), 1.0, scorer)
         scored = monte_carlo(steps, player, samples, stable_seed(run.config.seed, "truth"), run.bar(scorer))
-        for number, (step, reward) in enumerate(zip(steps, scored)):
+        for number, (step, reward) in enumerate(zip(steps, scored, strict=True)):
             rows.append({
                 "env": run.config.env, "seed": run.config.seed, "scorer": scorer, "contrast": number // 2,
                 "id": step.task.id, "step": step.step, "who": step.who, "terminal": int(step.terminal),

@@ -28,7 +28,7 @@ from ipr_lite.records import (
     read_pairs,
     read_step_rewards,
     read_trajectories,
-    write_whole,
+    write_atomically,
 )
 from ipr_lite.study import plots
 from ipr_lite.study.results import METRICS_HEADER, metrics_cells
@@ -115,7 +115,7 @@ def report(run_dir: str | Path) -> Path:
         "stages": _stages(run),
         "command": _command(run),
     }
-    return write_whole(folder / "report.html", TEMPLATES.get_template("report.html").render(facts))
+    return write_atomically(folder / "report.html", TEMPLATES.get_template("report.html").render(facts))
 
 
 def _warnings(run: _Run) -> Iterable[tuple[str, str]]:

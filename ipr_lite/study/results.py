@@ -85,8 +85,8 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (columns, *rows)]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(columns))]
     lines = [
-        "| " + " | ".join([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:])]) + " |"
-        for row in cells
+        "| " + " | ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(row, widths[1:], strict=True))]) + " |"
+        for first, *row in cells
     ]
     rule = "|-" + "-" * widths[0] + "-|" + "".join("-" + "-" * width + ":|" for width in widths[1:])
     return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
@@ -125,7 +125,7 @@ def effect_table(results: pd.DataFrame, baseline: str = "sft", split: str = "tes
     if len(twice):
         place = ", ".join(f"{key} {twice.iloc[0][key]}" for key in [*keys, "seed"])
         raise DataError(f"results: two selected rows for {place}; mark one of them with selected 1")
-    reward = {key: dict(zip(group["seed"], group["reward"])) for key, group in rows.groupby(keys)}
+    reward = {key: dict(zip(group["seed"], group["reward"], strict=True)) for key, group in rows.groupby(keys)}
     table = []
     for key, by_seed in reward.items():
         env, setting, precision, scale, method = key
@@ -191,7 +191,7 @@ def worlds_markdown(results: pd.DataFrame, against: Sequence[str] = ("sft", "ran
     header = ("env", "precision", "seeds", *methods, *(f"ipr minus {method}, 95 % interval" for method in against))
     lines = []
     for (env, precision), rows in first.groupby(["env", "precision"], sort=False):
-        means = dict(zip(rows["method"], rows["mean"]))
+        means = dict(zip(rows["method"], rows["mean"], strict=True))
         gains = []
         for table in tables.values():
             mine = (table["env"] == env) & (table["precision"] == precision) & (table["setting"] == "default")

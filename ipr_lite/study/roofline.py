@@ -3,7 +3,7 @@
 Rollouts need operations and bytes. Every token of a conversation has to be read once, each token that is written has to
 see the keys and values of all before it. The floor is the larger of two times: the operations at the rate at which this
 machine multiplies matrices, and the bytes at the rate at which it copies. It leaves out all that is not arithmetic
-(tokenizing, drawing, the world, Python), and takes one token a pass; guessing well can save passes, not operations.
+(tokenizing, drawing, the world, Python), and takes one token a pass; a good draft can save passes, not operations.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Work:
     seen: int = 0
 
     def __add__(self, other: Work) -> Work:
-        sums = (a + b for a, b in zip(vars(self).values(), vars(other).values()))
+        sums = (a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True))
         work = Work(*sums)
         work.passes = max(self.passes, other.passes)
         return work

@@ -38,7 +38,7 @@ from ipr_lite.engine.rollouts import Rollouts
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.ipr import ipr
 from ipr_lite.model import set_adapter_weights
-from ipr_lite.records import SCHEMA_VERSION, Task, Trajectory, write_whole
+from ipr_lite.records import SCHEMA_VERSION, Task, Trajectory, write_atomically
 from ipr_lite.rollout import Episode, stable_seed
 from ipr_lite.run import Run
 from ipr_lite.step_reward import step_of
@@ -128,7 +128,7 @@ class Job:
             "continuous": self.plainly(continuously, self.model, None),
             "unmerged": self.ours(self.policy),
             "unshared": self.ours(share=False),
-            "unguessed": self.ours(guess=False),
+            "unguessed": self.ours(draft=False),
             "ours": self.ours(),
         }
 
@@ -197,7 +197,7 @@ def bench(
             start = time.perf_counter()
             played = play(episodes)
             spent = time.perf_counter() - start
-        conversations = [job.conversation(*both) for both in zip(episodes, played)]
+        conversations = [job.conversation(*both) for both in zip(episodes, played, strict=True)]
         least = max(floor.seconds(floor.work(conversations, way != "unshared"), job.model, *rates))
         row = {
             "part": part, "way": way, "run": number, "threads": torch.get_num_threads(), "samples": samples,
@@ -280,7 +280,7 @@ def turns(job: Job) -> list[tuple[str, int, float]]:
     answer = demonstrations[0].messages[3]["content"]
     ways = {
         "batched_merged": job.plainly(plain_rollouts.generate, job.model, BATCH, WORDS),
-        "ours": job.ours(job.model, max_new_tokens=WORDS, guess=False),
+        "ours": job.ours(job.model, max_new_tokens=WORDS, draft=False),
     }
     found = []
     for history in HISTORIES:
@@ -314,7 +314,7 @@ def _talk(job: Job, demonstrations: list[Trajectory], number: int, history: int,
 def write_bench(path: Path, rows: pd.DataFrame, command: str) -> Path:
     """The rows as a CSV whose first lines, after `# `, are the command and the schema."""
     text = f"# {command}\n# schema {SCHEMA_VERSION}\n" + rows.to_csv(index=False, float_format="%.4f")
-    return write_whole(path, text)
+    return write_atomically(path, text)
 
 
 def medians(rows: pd.DataFrame) -> pd.DataFrame:

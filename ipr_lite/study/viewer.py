@@ -39,7 +39,7 @@ def _known(value: float | None) -> str:
 def _colour(reward: float, worst: float) -> str:
     share = min(max((reward - worst) / (1.0 - worst), 0.0), 1.0)
     start, end, part = (_LOW, _MIDDLE, 2 * share) if share < 0.5 else (_MIDDLE, _HIGH, 2 * share - 1)
-    mixed = [round(low + part * (high - low)) for low, high in zip(start, end)]
+    mixed = [round(low + part * (high - low)) for low, high in zip(start, end, strict=True)]
     return "#" + "".join(f"{channel:02x}" for channel in mixed)
 
 
@@ -94,7 +94,7 @@ def pair_html(pair: Pair) -> Markup:
         ("rejected", pair.rejected, pair.rejected_reward, pair.rejected_outcome),
     ):
         said = [message["content"] for message in messages] + [""]
-        sides.append((side, reward, outcome, list(zip(said[::2], said[1::2]))))
+        sides.append((side, reward, outcome, list(zip(said[::2], said[1::2], strict=True))))
     return PARTS.fragment(PARTS.pair(pair, sides))
 
 

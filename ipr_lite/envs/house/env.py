@@ -346,8 +346,8 @@ def _bindings(literals: Sequence[Literal], facts: Mapping[str, set[Fact]], bound
             yield from _bindings(rest, facts, bound)
         return
     for fact in facts[wanted[0]]:
-        if len(fact) == len(wanted) and all(w == f or w[0] == "?" for w, f in zip(wanted, fact)):
-            new = {w: f for w, f in zip(wanted, fact) if w[0] == "?"}
+        if len(fact) == len(wanted) and all(w == f or w[0] == "?" for w, f in zip(wanted, fact, strict=True)):
+            new = {w: f for w, f in zip(wanted, fact, strict=True) if w[0] == "?"}
             yield from _bindings(rest, facts, bound | new)
 
 

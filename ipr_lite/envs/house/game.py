@@ -173,7 +173,7 @@ def _names(ids: list[str]) -> dict[str, str]:
     return {
         identity: f"{kind} {number}"
         for kind, members in of_kind.items()
-        for number, identity in zip(range(len(members), 0, -1), members)
+        for number, identity in zip(range(len(members), 0, -1), members, strict=True)
     }
 
 

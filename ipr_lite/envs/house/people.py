@@ -90,7 +90,11 @@ _THOUGHTS = {
     "treat": ("Here I can {verb} {name}.", "I {verb} {name} as the task says."),
     "carry": ("I have {name}, next comes {place}.", "I bring {name} to {place}."),
     "put": ("I put {name} where it belongs.", "Here {name} goes in or on {place}."),
-    "hold": ("Not yet, I look around with {name} first.", "I keep {name} for now.", "Is this the right place for {name}?"),
+    "hold": (
+        "Not yet, I look around with {name} first.",
+        "I keep {name} for now.",
+        "Is this the right place for {name}?",
+    ),
     "use": ("I turn on the light to look at it.", "With {name} in hand I use the lamp."),
 }
 

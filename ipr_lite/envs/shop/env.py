@@ -205,11 +205,9 @@ class Shop(TextEnv):
 
     def _best(self, product: Product) -> float:
         """The reward of buying a product with the options that suit the task best."""
-        names, values = list(product.options), product.options.values()
-        return max(
-            purchase_reward(product, self._task.setup, product.price, dict(zip(names, chosen)), self._nouns)[0]
-            for chosen in itertools.product(*values)
-        )
+        values = itertools.product(*product.options.values())
+        chosen = (dict(zip(product.options, one, strict=True)) for one in values)
+        return max(purchase_reward(product, self._task.setup, product.price, each, self._nouns)[0] for each in chosen)
 
     def _forget(self) -> None:
         self._page, self._query, self._number = "start", "", 1

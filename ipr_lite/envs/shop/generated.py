@@ -196,7 +196,7 @@ def _task(rng: random.Random, product: Product, task_id: str, split: str) -> Tas
     else:
         article = "an" if article and attributes[0][0] in "aeiou" else article
         thing = f"{article} {' and '.join(attributes)} {product.query}".strip()
-    phrases = [rng.choice(_PHRASES[kind]).format(value) for kind, value in zip(kinds, values)]
+    phrases = [rng.choice(_PHRASES[kind]).format(value) for kind, value in zip(kinds, values, strict=True)]
     text = " ".join([rng.choice(_HEADS).format(thing=thing), rng.choice((", ", " ")).join(phrases)])
     text = text.strip(" ,")
     setup = {

@@ -73,7 +73,7 @@ class _Shopper:
         goal = self.task.setup
         kinds = goal.get("option_kinds") or [f"option {i}" for i in range(len(goal["goal_options"]))]
         skip = {k: self._skips(k) for k in sorted({_like(k) for k in kinds})}
-        self.wanted = {k: v for k, v in zip(kinds, goal["goal_options"]) if not skip[_like(k)]}
+        self.wanted = {k: v for k, v in zip(kinds, goal["goal_options"], strict=True) if not skip[_like(k)]}
         self.careless = self.rng.random() < self.habits.first_hit
 
     def _skips(self, likeness: str) -> bool:
@@ -101,7 +101,13 @@ class _Shopper:
     def look_again(self, page: str) -> str:
         """Back to the hits or to a search, or to what else the shop says of the item."""
         why, button = self.rng.choice(
-            (("back", "Back to Search"), ("back", "< Prev"), ("read", "Description"), ("read", "Features"), ("read", "Reviews"))
+            (
+                ("back", "Back to Search"),
+                ("back", "< Prev"),
+                ("read", "Description"),
+                ("read", "Features"),
+                ("read", "Reviews"),
+            )
         )
         return self._say(why, f"click[{button}]")
 

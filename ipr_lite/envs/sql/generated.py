@@ -175,7 +175,7 @@ def build_world(rng: random.Random, name: str, nouns: Sequence[str], middle: str
     both = rng.random() < 0.5
     parents = ((), (nouns[0],), (nouns[1], nouns[0]) if both else (nouns[1],))
     tables = []
-    for noun, role, above in zip(nouns, roles, parents):
+    for noun, role, above in zip(nouns, roles, parents, strict=True):
         title, pool = _ROLES[role]
         chosen = ([title] if title else ["day"]) + sorted(rng.sample(pool, rng.choice((3, 4))))
         taken: set[str] = set()

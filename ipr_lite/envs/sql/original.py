@@ -39,7 +39,7 @@ def load(folder: str | Path) -> tuple[dict[str, Database], dict[str, list[Task]]
         raise FileNotFoundError(f"{folder}: no questions; wanted one of {', '.join(TRAIN + TEST)}")
     tasks: dict[str, list[Task]] = {split: [] for split in SHARES}
     shares = [{"train": 0.9, "dev": 0.1}, {"test": 1.0}] if all(files) else [SHARES, SHARES]
-    for found, parts in zip(files, shares):
+    for found, parts in zip(files, shares, strict=True):
         for task in _questions(found[0], parts, databases) if found else ():
             tasks[task.split].append(task)
     return databases, tasks

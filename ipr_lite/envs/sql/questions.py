@@ -224,7 +224,7 @@ def ask(form: Form, world: World, rng: random.Random) -> tuple[str, str] | None:
 def _castings(form: Form, world: World, rng: random.Random) -> Iterator[dict[str, TableSketch]]:
     """Which tables may play the parts that the form's sketch names, in random order."""
     if "<event>" in form.sketch:
-        yield dict(zip(("place", "middle", "event"), world.tables))
+        yield dict(zip(("place", "middle", "event"), world.tables, strict=True))
     elif "<child>" in form.sketch:
         pairs = [(child, world.table(noun)) for child in world.tables for noun in child.parents]
         for child, parent in rng.sample(pairs, len(pairs)):
@@ -319,7 +319,8 @@ def _one_commonest(draft: _Draft, column: str) -> bool:
 def _one_best(draft: _Draft, column: str) -> bool:
     """Of the children of the parent that was drawn, one is above the others."""
     key = draft.values("parent.name").index(draft.word("value")) + 1
-    numbers = [n for n, parent in zip(draft.values(column), draft.values("child.@parent")) if parent == key]
+    children = zip(draft.values(column), draft.values("child.@parent"), strict=True)
+    numbers = [number for number, parent in children if parent == key]
     return numbers.count(max(numbers, default=0)) == 1
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ipr_lite.records import write_whole
+from ipr_lite.records import write_atomically
 from ipr_lite.study import plots
 from ipr_lite.study.tables.ablations import deviations, table4, table4_rounds
 from ipr_lite.study.tables.comparison import (
@@ -81,13 +81,13 @@ def write_tables(folder: Path = RESULTS_FOLDER) -> list[Path]:
         text = page.read_text(encoding="utf-8")
         new = fill(text, folder)
         if new != text:
-            write_whole(page, new)
+            write_atomically(page, new)
             changed.append(page)
     for name, figure in figures(folder).items():
         path = BOOK / "figures" / f"{name}.png"
         image = plots.png_bytes(figure)
         if not path.exists() or path.read_bytes() != image:
             path.parent.mkdir(exist_ok=True)
-            write_whole(path, image)
+            write_atomically(path, image)
             changed.append(path)
     return changed

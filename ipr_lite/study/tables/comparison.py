@@ -124,7 +124,7 @@ def optimism(folder: Path = RESULTS_FOLDER) -> str:
             fixed = mine[mine["iteration"] == mine["iteration"].max()]
             chosen = results.rewards(env, split, method)
             rows.append((
-                method, ours, mean_cell(dict(zip(fixed["seed"], fixed["reward"]))), mean_cell(chosen), mean_cell(best),
+                method, ours, mean_cell(dict(zip(fixed["seed"], fixed["reward"], strict=True))), mean_cell(chosen), mean_cell(best),
                 difference_cell(difference(best, chosen)),
             ))  # fmt: skip
     return markdown_table(

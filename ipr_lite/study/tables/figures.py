@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ipr_lite import envs
 from ipr_lite.methods.base import CAREFUL
-from ipr_lite.records import write_whole
+from ipr_lite.records import write_atomically
 from ipr_lite.study import plots
 from ipr_lite.study.report import figure_html
 from ipr_lite.study.results import difference, effect_cells, effect_table, markdown_table, read_results
@@ -91,6 +91,6 @@ def write_comparison(results: Path, stem: Path) -> list[Path]:
         picture = figure_html(plots.effect_forest(table), "Gain over SFT, paired by seed.")
     body = table_html(header, lines) + picture
     return [
-        write_whole(stem.with_suffix(".md"), markdown_table(header, lines)),
-        write_whole(stem.with_suffix(".html"), page(f"Comparison: {results.name}", body)),
+        write_atomically(stem.with_suffix(".md"), markdown_table(header, lines)),
+        write_atomically(stem.with_suffix(".html"), page(f"Comparison: {results.name}", body)),
     ]

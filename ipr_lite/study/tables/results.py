@@ -49,7 +49,7 @@ class Results:
             raise DataError(
                 f"results: two rows for {env} {method} {setting} {split}; run one precision and scale a file"
             )
-        return dict(zip(found["seed"], found[column]))
+        return dict(zip(found["seed"], found[column], strict=True))
 
 
 def mean_cell(by_seed: dict[int, float], method: str = "") -> str:

@@ -1,6 +1,6 @@
 """A database that answers as MySQL does, on SQLite: MySQL's dialect, emulated.
 
-The syntax tree is sqlglot's, names and rules are checked by `sql_names.py`, the query is
+The syntax tree is sqlglot's, names and rules are checked by `names.py`, the query is
 translated by `sql_translate.py` and run behind `sql_guard.py`'s walls. What this is not is said in `data/sql/CARD.md`.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import sqlglot
@@ -156,7 +157,8 @@ class Database:
             rows = self.guard.execute(query)
         except QueryError as error:
             raise SQLError(self._words(str(error), text)) from None
-        return [tuple(as_connector(v, kind) for v, (_, kind) in zip(row, outputs)) for row in rows]
+        # Not strict: of `*` over NATURAL JOIN or USING, SQLite gives the shared columns once, the resolver twice.
+        return [tuple(as_connector(v, kind) for v, (_, kind) in zip(row, outputs, strict=False)) for row in rows]
 
     # --- SHOW and DESC ----------------------------------------------------------------------------
 
@@ -225,7 +227,7 @@ def _parse(text: str) -> exp.Expression:
     except SqlglotError:
         raise SQLError(_near(text, _open_quote(text))) from None
     opened: list[set] = [set()]  # what the brackets that are open have held
-    for token, after in zip(tokens, [*tokens[1:], None]):
+    for token, after in pairwise([*tokens, None]):
         if token.token_type in _SETS and opened[-1] & {TokenType.ORDER_BY, TokenType.LIMIT}:
             raise SQLError(_near(text, token.start))
         opened[-1].add("type" if token.token_type in MySQL.Parser.TYPE_TOKENS else token.token_type)

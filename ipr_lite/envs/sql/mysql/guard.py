@@ -5,7 +5,7 @@ but reading and a list of harmless functions; SQLite's own limits bound texts, d
 virtual-machine steps, rows and bytes ends what would not end. The budget counts steps and not
 seconds, so that the same query ends the same way on every machine; a clock and a look at the process's
 memory are there as a last resort. SQLite looks at no budget while it compiles: how large a query becomes
-there is bounded by `sql_names.py`.
+there is bounded by `names.py`.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Resolver:
             union = Block(outer, [Source("", left)])
             for item in items_of(node, "order"):
                 self._expression(item, union, "order clause", ctes)
-            return [(name, common_kind([kind, other])) for (name, kind), (_, other) in zip(left, right)]
+            return [(name, common_kind([kind, other])) for (name, kind), (_, other) in zip(left, right, strict=True)]
         if not isinstance(node, exp.Select):
             raise SQLError(NOT_YET.format(node.key.upper()))
         return self._select(node, outer, ctes)
@@ -207,7 +207,7 @@ def _renamed(columns: list[tuple[str, str]], item: exp.Expression) -> list[tuple
     """The columns under the names that `AS t (a, b)` gives them, where it does."""
     alias = item.args.get("alias")
     names = [c.name for c in alias.args.get("columns") or ()] if isinstance(alias, exp.TableAlias) else []
-    return [(name, kind) for name, (_, kind) in zip(names, columns)] if names else columns
+    return [(name, kind) for name, (_, kind) in zip(names, columns, strict=False)] if names else columns
 
 
 def _written_out(query: exp.Expression, ctes: dict[str, tuple[int, int]], column: int = 1) -> tuple[int, int]:

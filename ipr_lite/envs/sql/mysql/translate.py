@@ -1,6 +1,6 @@
 """A MySQL query as SQLite wants it, so that it gives the same rows in the same order.
 
-`sql_names.resolve` has been over the tree: expressions know their kinds, blocks their tables.
+`names.resolve` has been over the tree: expressions know their kinds, blocks their tables.
 """
 
 from __future__ import annotations
