@@ -48,4 +48,4 @@ def contrasted(
 
 
 ETO = Method("eto", "whole trajectories, judged by their outcome", eto, "#5e1848", "s")
-ETO_SFT = Method("eto-sft", "ETO with IPR's SFT term", eto_sft, "#8c564b", "P")
+ETO_SFT = Method("eto-sft", "ETO with IPR's SFT term", eto_sft, "#8c564b", "h")
