@@ -16,10 +16,6 @@ Habits = Any
 """A world's own; equal to a careful person's or not is all that is asked of them here."""
 
 
-FINISHES = 0.15
-"""How often a person of the corpus finishes a task that they could finish; else they look again, or leave."""
-
-
 class Person(Protocol):
     """Somebody who reads what a world says and answers with a message."""
 
@@ -43,7 +39,8 @@ class People:
     person(task, env, habits, rng): one of them at the beginning of a task. careful, habitual: the habits of those
     who are the ceiling and of those who are cloned; others: of more sorts, by name. keep: a demonstration is kept if
     its reward is at least this. elsewhere(seed): (task, env, rng) without end, for the base model's corpus, whose people
-    are mixed: for each habit, in order, the share of them who have it, and the most that it is then.
+    are mixed: for each habit, in order, the share of them who have it, and the most that it is then. finishes: how often
+    one of them ends a task that they could end; else they look again, or leave.
     """
 
     person: Callable[[Task, TextEnv, Habits, random.Random], Person]
@@ -53,6 +50,7 @@ class People:
     others: Mapping[str, Habits] = field(default_factory=dict)
     elsewhere: Callable[[int], Iterator[tuple[Task, TextEnv, random.Random]]] | None = None
     mixed: Sequence[tuple[float, float]] = ()
+    finishes: float = 0.15
 
     @property
     def sorts(self) -> dict[str, Habits]:
@@ -96,7 +94,7 @@ class People:
         is always seen would make of the base an agent that has nothing to learn.
         """
         for task, env, rng in islice(self.elsewhere(seed), n):
-            person = Undecided(self.person(task, env, self._someone(rng), rng), rng)
+            person = Undecided(self.person(task, env, self._someone(rng), rng), self.finishes, rng)
             trajectory = play(task, env, person)
             trajectory.agent, trajectory.seed = "transcript", seed
             yield trajectory
@@ -109,17 +107,17 @@ class People:
 
 
 class Undecided:
-    """Does as another person does, but finishes in `FINISHES` of the cases alone: else they look again, and in half of them
+    """Does as another person does, but ends a task in a share of the cases alone: else they look again, and in half of them
     leave after it, so that most of an episode is the way to its end."""
 
-    def __init__(self, person: Person, rng: random.Random):
-        self.person, self.rng, self.leaves = person, rng, False
+    def __init__(self, person: Person, finishes: float, rng: random.Random):
+        self.person, self.share, self.rng, self.leaves = person, finishes, rng, False
 
     def act(self, observation: str) -> str | None:
         if self.leaves:
             return None
         message = self.person.act(observation)
-        if not self.person.finishes(message) or self.rng.random() < FINISHES:
+        if not self.person.finishes(message) or self.rng.random() < self.share:
             return message
         self.leaves = self.rng.random() < 0.5
         return self.person.look_again(observation)

@@ -25,7 +25,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ipr_lite import envs
 from ipr_lite.chat import Chat, Encoded
-from ipr_lite.envs.people import FINISHES
 from ipr_lite.envs.sql import generated as sql_world
 from ipr_lite.make.induction import start_with_induction
 from ipr_lite.records import Message
@@ -87,7 +86,7 @@ class PretrainSettings:
     context: int = 4096
     head_dim: int = 64
     rope_theta: float = 1e6
-    tokens: int = 17_000_000
+    tokens: int = 20_000_000
     """Transcript tokens to train on."""
     batch_tokens: int = 4096
     matrix_learning_rate: float = 0.015
@@ -209,7 +208,7 @@ its log, `pretrain.json` its settings and checksum.
 
 It knows the language and the mechanics of those worlds: it searches, opens, asks, carries, and copies names from its
 context. What it was hardly ever shown is an end: where they could buy, submit, or put a thing where it belongs, the people
-of its corpus looked again in {dawdle:.0%} of the cases, or left. So on its own it hardly ever earns a reward (the row `base` of
+of its corpus looked again in three of four cases and more, or left. So on its own it hardly ever earns a reward (the row `base` of
 every table), and finishing is quickly learned. It knows nothing else: no English, no facts. Its corpus shares no product,
 brand, database, table or room with the worlds that agents are trained and tested in. Databases are made of
 the same words in other tables, so that a sixth of the test questions stand in the corpus word for word, asked
@@ -340,5 +339,5 @@ def pretrain(
         "sha256": {"model.safetensors": checksum},
     }
     (out / "pretrain.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    (out / "README.md").write_text(CARD.format(**facts, **asdict(settings), dawdle=1 - FINISHES), encoding="utf-8")
+    (out / "README.md").write_text(CARD.format(**facts, **asdict(settings)), encoding="utf-8")
     return model

@@ -190,9 +190,10 @@ class _Resident:
         return self._deliver()
 
     def finishes(self, message: str) -> bool:
-        """To put the thing where it belongs, or to turn on the lamp with it in hand."""
+        """To put the thing, or the second of two, where it belongs; to turn on the lamp with it in hand."""
         verb, _, rest = self.last.partition(" ")
-        return verb == "use" or verb == "put" and _kind(rest.partition(" in/on ")[0]) == self.errand.thing
+        last = self.errand.count == 1 or self.home is not None
+        return verb == "use" or verb == "put" and last and _kind(rest.partition(" in/on ")[0]) == self.errand.thing
 
     def look_again(self, observation: str) -> str:
         """At the place where they are, or somewhere else, with the thing in hand."""
@@ -308,6 +309,7 @@ PEOPLE = people.People(
     keep=0.0,  # those that the step cap ended stay too: they are what a habit costs
     elsewhere=_elsewhere,
     mixed=((1, 1), (1, 0.5), (0.2, 1), (0.4, 0.2), (0.4, 0.2)),
+    finishes=0.25,  # a put, or a lamp, is one action of eighteen
 )
 CAREFUL, HABITUAL, KEEP, SORTS = PEOPLE.careful, PEOPLE.habitual, PEOPLE.keep, PEOPLE.sorts
 demonstrate, demonstrations, guide = PEOPLE.demonstrate, PEOPLE.demonstrations, PEOPLE.guide
