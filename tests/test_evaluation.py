@@ -155,7 +155,7 @@ def test_results_survive_a_round_trip_behind_their_command(tmp_path):
     path = add_results(tmp_path / "main.csv", results(), command)
     assert path.read_text(encoding="utf-8").splitlines()[0] == "# " + command
     found = read_results(path)
-    unmarked = {"panel": "", "episodes": ""}
+    unmarked = {"budget": "", "panel": "", "episodes": ""}
     assert sorted(found.to_dict("records"), key=str) == sorted((row | unmarked for row in results()), key=str)
     assert list(found["method"]) == sorted(found["method"], key=agent_order)
     first = path.read_bytes()
@@ -164,7 +164,7 @@ def test_results_survive_a_round_trip_behind_their_command(tmp_path):
 
 def test_a_file_of_before_the_hashes_takes_rows_that_have_them(tmp_path):
     path = add_results(tmp_path / "main.csv", results(), "compare")
-    old = [line.removesuffix(",panel,episodes").removesuffix(",,") for line in path.read_text().splitlines()]
+    old = [line.removesuffix(",budget,panel,episodes").removesuffix(",,,") for line in path.read_text().splitlines()]
     path.write_text("\n".join(old) + "\n")
     assert "panel" not in path.read_text() and set(read_results(path)["panel"]) == {""}
     add_results(path, [results()[0] | {"panel": "abcdefgh", "episodes": "hgfedcba"}], "compare")

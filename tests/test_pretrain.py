@@ -3,13 +3,17 @@
 import hashlib
 import json
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
 
+from ipr_lite import envs
 from ipr_lite.chat import Chat
+from ipr_lite.envs.people import Undecided, play
 from ipr_lite.envs.shop.people import transcripts
 from ipr_lite.envs.sql import generated as sql_world
 from ipr_lite.make.pretrain import Muon, PretrainSettings, pretrain, train_tokenizer
@@ -103,3 +107,28 @@ def test_the_shipped_base_is_the_one_its_card_describes():
     assert config["max_position_embeddings"] >= 4096
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert f"{facts['parameters']:,} parameters" in (TINY_BASE / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["shop", "sql", "house"])
+def test_people_of_the_corpus_know_how_and_hardly_ever_finish(name):
+    """Of the same people with the same random numbers, those who always finish earn at least twice as much."""
+    people = envs.people_of(name)
+    corpus = list(people.transcripts(120, 1))
+    decided = list(replace(people, finishes=1.0).transcripts(120, 1))
+    assert 2 * fmean(t.reward for t in corpus) < fmean(t.reward for t in decided)
+    left = [t for t in corpus if t.messages[-1]["role"] == "user"]
+    assert len(corpus) / 3 < len(left) and not any(t.reward or t.success for t in left)
+    assert all(t.messages[-1]["role"] == "assistant" for t in decided)
+
+
+def test_somebody_undecided_looks_again_in_place_of_the_end():
+    """Until then they act as they would; who finishes always is not changed at all."""
+    people = envs.people_of("shop")
+    for finishes, ends in ((1.0, "Buy Now"), (0.0, "")):
+        task, env, _ = next(people.elsewhere(3))
+        plain = play(task, env, people.person(task, env, people.careful, random.Random(0)))
+        person = Undecided(people.person(task, env, people.careful, random.Random(0)), finishes, random.Random(1))
+        found = play(task, env, person)
+        before = len(plain.messages) - 1
+        assert found.messages[:before] == plain.messages[:before]
+        assert ("Buy Now" in found.actions[-1]) == bool(ends) and found.reward == (plain.reward if ends else 0)

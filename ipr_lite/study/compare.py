@@ -143,6 +143,7 @@ def row(c: Config, summary: dict, iteration: int, selected: bool, budget: dict[s
         "env_steps": budget["env_steps"],
         "updates": budget["updates"],
         "tokens": budget["tokens"],
+        "budget": c.budget,
     }
 
 

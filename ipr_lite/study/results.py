@@ -15,10 +15,11 @@ from ipr_lite.records import SCHEMA_VERSION, DataError
 
 RESULTS = (
     "env", "method", "setting", "seed", "iteration", "selected", "split", "precision", "scale", "n",
-    "reward", "success", "steps", "env_steps", "updates", "tokens", "panel", "episodes",
+    "reward", "success", "steps", "env_steps", "updates", "tokens", "budget", "panel", "episodes",
 )  # fmt: skip
-LATER = ("panel", "episodes")
-"""Columns that older files lack: hashes of which tasks were played, and of all that was said in them and earned."""
+LATER = ("budget", "panel", "episodes")
+"""Columns that older files lack: what a method might explore (`Config.budget`, in `setting` too, if it is not "equal"), and
+hashes of which tasks were played, and of all that was said in them and earned."""
 
 
 def add_results(path: str | Path, rows: Sequence[dict], command: str) -> Path:
