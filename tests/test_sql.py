@@ -76,6 +76,8 @@ def school(tmp_path_factory):
         ("SELECT left(left(name, 2), 1) FROM teacher", [("A",), ("B",), ("C",)]),
         ("SELECT name FROM teacher WHERE id IN (SELECT id FROM lesson GROUP BY id HAVING count(*) > 2)", [("Ada",), ("Bo",), ("Cy",)]),
         ("SELECT T1.`id` AS `key` FROM course T1 WHERE T1.id = 1", [(1,)]),
+        ("SELECT * FROM teacher JOIN course USING (id) WHERE id = 2", [(2, "Bo", 50, Decimal("990.00"), "Hull ", "Art", datetime.date(2023, 2, 10), 8.0)]),  # one id, and each kind at its column
+        ("SELECT * FROM (SELECT * FROM teacher NATURAL JOIN course) x WHERE id = 2", [(2, "Bo", 50, Decimal("990.00"), "Hull ", "Art", datetime.date(2023, 2, 10), 8.0)]),
     ],
 )  # fmt: skip
 def test_answers(school, query, rows):

@@ -157,8 +157,7 @@ class Database:
             rows = self.guard.execute(query)
         except QueryError as error:
             raise SQLError(self._words(str(error), text)) from None
-        # Not strict: of `*` over NATURAL JOIN or USING, SQLite gives the shared columns once, the resolver twice.
-        return [tuple(as_connector(v, kind) for v, (_, kind) in zip(row, outputs, strict=False)) for row in rows]
+        return [tuple(as_connector(v, kind) for v, (_, kind) in zip(row, outputs, strict=True)) for row in rows]
 
     # --- SHOW and DESC ----------------------------------------------------------------------------
 

@@ -122,7 +122,12 @@ class Resolver:
             if isinstance(item, exp.Star):
                 if not block.sources:
                     raise SQLError("No tables used")
-                outputs += [column for source in block.sources for column in source.columns]
+                everything = [column for source in block.sources for column in source.columns]
+                once: set[str] = set()  # what USING or NATURAL JOIN made one column of
+                for name, kind in everything:
+                    if name.lower() not in once:
+                        outputs.append((name, kind))
+                        once |= {name.lower()} & block.merged
             elif isinstance(item, exp.Column) and isinstance(item.this, exp.Star):
                 source = block.source(item.table)
                 if source is None:
