@@ -225,11 +225,12 @@ def rounds(
     print(f"{add_rounds(runs, results, command)} rounds: {results}")
 
 
-def lab(command: str, results: Annotated[Path, "the CSV file"] = Path("data/results/lab.csv")):
-    """The exact lab: when step rewards beat outcomes, in a table of logits; 29 cells of 1,000 seeds in two minutes."""
+def lab(command: str, results: Annotated[Path, "the folder for both files"] = Path("data/results")):
+    """The exact lab: when step rewards beat outcomes, and who may judge a step; a grid of 1,000 seeds in three minutes."""
     from tqdm.auto import tqdm
 
     from ipr_lite.study.lab import write_grid
+    from ipr_lite.study.lab_estimators import write_estimators
 
     with tqdm(desc="lab", unit="cell") as bar:
 
@@ -237,7 +238,8 @@ def lab(command: str, results: Annotated[Path, "the CSV file"] = Path("data/resu
             bar.total = total
             bar.update(done - bar.n)
 
-        write_grid(results, command, show)
+        write_grid(results / "lab.csv", command, show)
+    write_estimators(results / "lab_estimators.csv", command)
     print(f"results: {results}")
 
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ipr_lite.rollout import states_along
 from ipr_lite.step_reward import monte_carlo
 from ipr_lite.study import lab
 from ipr_lite.study.lab import Lab, PairTable, simulate
+from ipr_lite.study.lab_estimators import by_anchors, by_regression, estimators, write_estimators
 
 
 def test_outcomes_once_teach_what_the_formula_says():
@@ -103,7 +105,9 @@ def test_the_text_world_played_by_a_table_gives_the_lab_s_pairs():
     setting = Lab(4, tasks=20, seeds=2000)
     rng = np.random.default_rng(0)
     demonstrated = rng.random((2000, 20, 4)) < 0.5
-    pairs, spent = lab.step_pairs(setting, rng.integers(0, 10, (2000, 20)), demonstrated, rng)
+    explored, spent = lab.explore(setting, demonstrated, rng)
+    scored = partial(lab.monte_carlo, setting, demonstrated=demonstrated, rng=rng)
+    pairs = lab.step_pairs(setting, rng.integers(0, 10, (2000, 20)), demonstrated, explored, scored)
     expected, sd = pairs.kept.sum(1).mean(), pairs.kept.sum(1).std()
     assert np.mean(found) == pytest.approx(expected, abs=3 * sd / math.sqrt(30))
     assert np.mean(actions) == pytest.approx(spent.mean(), abs=3 * spent.std() / math.sqrt(30))
@@ -133,3 +137,30 @@ def test_the_grid_is_a_results_file(tmp_path, monkeypatch):
     monkeypatch.setattr(lab, "GRID", (Lab(2, seeds=20), Lab(3, seeds=20)))
     one, other = (lab.write_grid(tmp_path / name, "command").read_bytes() for name in ("a.csv", "b.csv"))
     assert one == other and one.count(b"eto-equal") == 2
+
+
+def test_estimators_say_what_a_reader_would_count():
+    """One kind, two decisions, five episodes, by hand; and the regression against NumPy's own least squares."""
+    setting = Lab(2, kinds=1, tasks=5, seeds=1)
+    decided = [np.array([[[1, 0], [1, 1], [0, 1], [0, 0], [1, 0]]], dtype=bool)]
+    outcomes = [np.array([[0.5, 1.0, 0.5, 0.0, 0.25]])]
+    kinds = np.zeros((1, 5), dtype=int)
+    anchors = by_anchors(setting, kinds, outcomes, decided)[0, 0]
+    np.testing.assert_allclose(anchors, [(0.5 + 1 + 0.25) / 3 - 0.25, (1 + 0.5) / 2 - 0.25])
+    x = np.hstack([decided[0][0].astype(float), np.ones((5, 1))])
+    exact = np.linalg.lstsq(x, outcomes[0][0], rcond=None)[0][:2]
+    found = by_regression(setting, kinds, outcomes, decided)[0, 0]
+    assert np.all(np.sign(found) == np.sign(exact)) and np.abs(found - exact).max() < 0.06  # ridge pulls it in
+
+
+def test_more_rollouts_say_the_truth_more_often_and_the_truth_is_never_wrong():
+    found = {row["estimator"]: row for row in estimators(Lab(12, seeds=100))}
+    shares = [found[f"Monte Carlo N = {n}"]["right"] for n in (1, 3, 5, 20)]
+    assert shares == sorted(shares) and shares[-1] > 0.98 and found["the truth"]["right"] == 1
+    assert found["the truth"]["greedy"] > found["Monte Carlo N = 1"]["greedy"] + 0.01
+    assert found["Monte Carlo N = 5"]["actions"] > 3 * found["outcome alone"]["actions"] == 3 * 40 * 12 * 13 / 2
+
+
+def test_estimators_are_a_results_file(tmp_path):
+    one, other = (write_estimators(tmp_path / name, "command", 20).read_bytes() for name in ("a.csv", "b.csv"))
+    assert one == other and one.count(b"implicit (iStar)") == 3

@@ -36,6 +36,10 @@ class Lab:
     beta: float = 0.1
 
 
+Judge = Callable[[int, np.ndarray], np.ndarray]
+"""(t, what the agent did (S, T, K)) -> how much more its decision t is worth than the demonstrator's (S, T)."""
+
+
 @dataclass(frozen=True)
 class PairTable:
     """Pairs of all seeds. kinds (S, P); chosen, rejected, suffix (S, P, K): right or wrong, and whether the decision is in the
@@ -63,7 +67,10 @@ def simulate(lab: Lab, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
     demonstrated = rng.random((lab.seeds, lab.tasks, lab.decisions)) < lab.skill
     start = np.full((lab.seeds, lab.kinds, lab.decisions), np.log(lab.skill / (1 - lab.skill)))
 
-    steps, spent = step_pairs(lab, kinds, demonstrated, rng)
+    explored, spent = explore(lab, demonstrated, rng)
+    steps = step_pairs(
+        lab, kinds, demonstrated, explored, lambda t, acted: monte_carlo(lab, t, acted, demonstrated, rng)
+    )
     once = outcome_pairs(lab, kinds, demonstrated, rng, np.full(lab.seeds, lab.tasks))
     equal = outcome_pairs(lab, kinds, demonstrated, rng, spent // lab.decisions)
     found = {"sft": (start, np.zeros(lab.seeds))}
@@ -74,13 +81,14 @@ def simulate(lab: Lab, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
     ):
         found[name] = train(lab, start, pairs, rng), actions
     return {
-        name: {
-            "sampled": _sigmoid(table).mean((1, 2)),
-            "greedy": ((table > 0) + 0.5 * (table == 0)).mean((1, 2)),
-            "actions": actions,
-        }
+        name: {"sampled": _sigmoid(table).mean((1, 2)), "greedy": greedy(table), "actions": actions}
         for name, (table, actions) in found.items()
     }
+
+
+def greedy(table: np.ndarray) -> np.ndarray:
+    """The greedy policy's reward (S,): the share of logits above 0; at 0 it guesses."""
+    return ((table > 0) + 0.5 * (table == 0)).mean((1, 2))
 
 
 def outcome_pairs(lab: Lab, kinds: np.ndarray, demonstrated: np.ndarray, rng, episodes: np.ndarray) -> PairTable:
@@ -93,35 +101,51 @@ def outcome_pairs(lab: Lab, kinds: np.ndarray, demonstrated: np.ndarray, rng, ep
     return _pairs(kinds, acted, theirs, np.ones_like(acted), _gain(acted, theirs), kept)
 
 
-def step_pairs(lab: Lab, kinds: np.ndarray, demonstrated: np.ndarray, rng) -> tuple[PairTable, np.ndarray]:
-    """IPR's pairs, and the actions (S,) that they took: at t = 1 by outcome, later where step reward and outcome agree."""
-    K, actions, parts = lab.decisions, np.zeros(lab.seeds, dtype=int), []
-    for t in range(K):
-        # Explore: the demonstrator's first decisions, then the policy's own.
-        acted = rng.random(demonstrated.shape) < lab.skill
-        acted[:, :, :t] = demonstrated[:, :, :t]
-        actions += lab.tasks * (K - t)
-        gain = _gain(acted, demonstrated)
-        kept = np.ones(gain.shape, dtype=bool)
+def step_pairs(
+    lab: Lab, kinds: np.ndarray, demonstrated: np.ndarray, explored: list[np.ndarray], judge: Judge
+) -> PairTable:
+    """IPR's pairs: at t = 1 by outcome, later where step reward and outcome agree."""
+    parts = []
+    for t, acted in enumerate(explored):
+        gain, kept = _gain(acted, demonstrated), np.ones(kinds.shape, dtype=bool)
         if t:
-            # Score where they differ, in decision and outcome.
-            kept = (acted[:, :, t] != demonstrated[:, :, t]) & (gain != 0)
-            before, left = demonstrated[:, :, :t].sum(-1), K - t - 1
-            values = []
-            for side in (acted, demonstrated):
-                known = step_value(before, side[:, :, t], 0, K, 0)
-                if lab.samples:
-                    rest = rng.binomial(lab.samples * left, lab.skill, gain.shape) / (lab.samples * K)
-                    values.append(known + rest)
-                else:
-                    values.append(known + lab.skill * left / K)
-            actions += 2 * lab.samples * left * kept.sum(1)
-            step = values[0] - values[1]
-            kept &= (np.sign(step) == np.sign(gain)) & (np.abs(step) > 0.01)
-        suffix = np.broadcast_to(np.arange(K) >= t, acted.shape)
+            step = judge(t, acted)
+            kept = open_at(t, acted, demonstrated) & (np.sign(step) == np.sign(gain)) & (np.abs(step) > 0.01)
+        suffix = np.broadcast_to(np.arange(lab.decisions) >= t, acted.shape)
         parts.append(_pairs(kinds, acted, demonstrated, suffix, gain, kept))
     joined = (np.concatenate([getattr(p, name) for p in parts], 1) for name in PairTable.__dataclass_fields__)
-    return PairTable(*joined), actions
+    return PairTable(*joined)
+
+
+def explore(lab: Lab, demonstrated: np.ndarray, rng) -> tuple[list[np.ndarray], np.ndarray]:
+    """From every decision t on, the policy's own after the demonstrator's: K arrays (S, T, K), and the actions (S,) of both
+    exploring and scoring what is open."""
+    explored, actions = [], np.zeros(lab.seeds, dtype=int)
+    for t in range(lab.decisions):
+        acted = rng.random(demonstrated.shape) < lab.skill
+        acted[:, :, :t] = demonstrated[:, :, :t]
+        explored.append(acted)
+        actions += lab.tasks * (lab.decisions - t)
+        if t:
+            actions += 2 * lab.samples * (lab.decisions - t - 1) * open_at(t, acted, demonstrated).sum(1)
+    return explored, actions
+
+
+def open_at(t: int, acted: np.ndarray, demonstrated: np.ndarray) -> np.ndarray:
+    """Where agent and demonstrator differ, in decision t and in outcome (S, T)."""
+    return (acted[:, :, t] != demonstrated[:, :, t]) & (_gain(acted, demonstrated) != 0)
+
+
+def monte_carlo(lab: Lab, t: int, acted: np.ndarray, demonstrated: np.ndarray, rng) -> np.ndarray:
+    """Step reward of the agent's decision less the demonstrator's (S, T): means of N rollouts, or exact where N = 0."""
+    K, left = lab.decisions, lab.decisions - t - 1
+    before, values = demonstrated[:, :, :t].sum(-1), []
+    for side in (acted, demonstrated):
+        value = step_value(before, side[:, :, t], 0, K, 0)
+        if lab.samples:
+            value = value + rng.binomial(lab.samples * left, lab.skill, value.shape) / (lab.samples * K)
+        values.append(value)
+    return values[0] - values[1]
 
 
 def train(lab: Lab, start: np.ndarray, pairs: PairTable, rng) -> np.ndarray:

@@ -29,7 +29,7 @@ from ipr_lite.study.tables.comparison import (
     worlds,
 )
 from ipr_lite.study.tables.figures import figures, write_comparison
-from ipr_lite.study.tables.lab import lab
+from ipr_lite.study.tables.lab import lab, lab_estimators
 from ipr_lite.study.tables.map import when_steps_help
 from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference_cell, mean_cell, verdict
 from ipr_lite.study.tables.step_rewards import case_studies, estimator, fig3, fig4, same_outcome
@@ -51,6 +51,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "deviations": deviations,
     "search": searched,
     "lab": lab,
+    "lab-estimators": lab_estimators,
     "map": when_steps_help,
     "fig3": fig3,
     "estimator": estimator,

@@ -12,6 +12,7 @@ from scipy.stats import norm
 from ipr_lite.evaluation import read_table
 from ipr_lite.study import plots
 from ipr_lite.study.lab import COLUMNS
+from ipr_lite.study.lab_estimators import COLUMNS as ESTIMATOR_COLUMNS
 from ipr_lite.study.results import markdown_table, show, show_interval, show_signed
 from ipr_lite.study.tables.results import RESULTS_FOLDER
 
@@ -58,6 +59,21 @@ def lab(folder: Path = RESULTS_FOLDER) -> str:
             show(by.loc["eto-equal", "greedy"]), *ahead, f"{by.loc['ipr', 'actions']:,.0f}",
         ))  # fmt: skip
     return markdown_table(header, lines)
+
+
+def lab_estimators(folder: Path = RESULTS_FOLDER) -> str:
+    """Per number of decisions: how often an estimator is right, IPR's greedy reward with its labels, and the actions."""
+    path = folder / "lab_estimators.csv"
+    if not path.exists():
+        return markdown_table(("estimator",), [])
+    rows = read_table(path, ESTIMATOR_COLUMNS)
+    header, lines = ["estimator"], {name: [name] for name in dict.fromkeys(rows["estimator"])}
+    for decisions, cell in rows.groupby("decisions"):
+        header += [f"K = {decisions}: right", "greedy reward", "actions"]
+        for row in cell.itertuples():
+            half = row.greedy - row.greedy_low
+            lines[row.estimator] += [show(row.right), f"{show(row.greedy)} ± {show(half)}", f"{row.actions:,.0f}"]
+    return markdown_table(header, list(lines.values()))
 
 
 def lab_figure(folder: Path = RESULTS_FOLDER) -> Figure | None:
