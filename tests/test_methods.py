@@ -222,6 +222,19 @@ def test_a_prediction_depends_on_the_past_alone_and_survives_a_file(lab, tmp_pat
     assert 0 < facts["steps"] < sum(t.steps for t in data)
 
 
+def test_pairs_by_the_outcome_alone(lab):
+    """`step_reward="outcome"`: nothing is played to score a step, and each open contrast becomes a pair."""
+    lab.config = replace(SMALL, step_reward="outcome")
+    judge = learned_rewards.judge_of(lab)
+    for name in ("step_rewards.jsonl", "pairs.jsonl"):
+        (lab.folder / "iteration-1" / name).unlink()
+    rewards = round_of(lab, 1, "score", judge)
+    assert rewards and all(r.n == 0 and r.reward_mc == r.outcome for r in rewards)
+    pairs = round_of(lab, 1, "pairs", judge)
+    assert len([p for p in pairs if p.kind == "step"]) == len(rewards) / 2
+    assert all(p.chosen_outcome > p.rejected_outcome for p in pairs)
+
+
 def test_pairs_by_the_reward_model(lab):
     """`step_reward="model"`: no Monte Carlo; a purchase keeps its outcome."""
     lab.config = replace(SMALL, step_reward="model")

@@ -28,18 +28,25 @@ HELD_OUT = 0.2
 
 
 def judge_of(run: Run) -> Callable[[list[ScoredStep]], list[StepReward]] | None:
-    """Who gives step rewards in place of Monte Carlo: the run's reward model, or another run's; None for Monte Carlo.
+    """Who gives step rewards in place of Monte Carlo: the outcome alone, the run's reward model, or another run's; None for
+    Monte Carlo.
 
     Raises FileNotFoundError where the other run has no reward model.
     """
-    if run.config.step_reward in ("mc", "model"):
-        return None if run.config.step_reward == "mc" else partial(predicted_step_rewards, run)
+    here = {"mc": None, "model": partial(predicted_step_rewards, run), "outcome": own_outcomes}
+    if run.config.step_reward in here:
+        return here[run.config.step_reward]
     folder = Path(run.config.step_reward.format(seed=run.config.seed))
     if not (folder / "reward-model").exists():
         raise FileNotFoundError(
             f"{folder / 'reward-model'}: no step reward model there; run `compare --methods best-of-n` in that run first"
         )
     return partial(predicted_step_rewards, Run.opened(folder, quiet=True))
+
+
+def own_outcomes(steps: list[ScoredStep]) -> list[StepReward]:
+    """The outcome of the episode that each action belongs to: nothing is scored, and pairs are explored outcomes alone."""
+    return [step.rewarded(step.outcome) for step in steps]
 
 
 def labelled_episodes(run: Run) -> list[Trajectory]:
