@@ -102,3 +102,8 @@ def monte_carlo(
         samples = sampled.get(id(step), [])
         rewards.append(step.rewarded(fmean(samples) if samples else step.outcome, samples))
     return rewards
+
+
+def own_outcomes(steps: list[ScoredStep]) -> list[StepReward]:
+    """The outcome of the episode that each action belongs to, in place of a step reward: nothing is played."""
+    return [step.rewarded(step.outcome) for step in steps]

@@ -20,7 +20,7 @@ from ipr_lite.methods.reward_model import RewardModel, fit
 from ipr_lite.records import StepReward, Trajectory, read_trajectories, write_atomically, write_trajectories
 from ipr_lite.rollout import stable_seed
 from ipr_lite.run import Run
-from ipr_lite.step_reward import ScoredStep, monte_carlo, steps_of
+from ipr_lite.step_reward import ScoredStep, monte_carlo, own_outcomes, steps_of
 
 FIT_COLUMNS = ("scale", "setting", "seed", "steps", "mse", "mse_of_mean", "explained", "correlation")
 HELD_OUT = 0.2
@@ -28,8 +28,7 @@ HELD_OUT = 0.2
 
 
 def judge_of(run: Run) -> Callable[[list[ScoredStep]], list[StepReward]] | None:
-    """Who gives step rewards in place of Monte Carlo: the outcome alone, the run's reward model, or another run's; None for
-    Monte Carlo.
+    """Who gives step rewards in place of Monte Carlo (None): the outcome alone, this or another run's reward model.
 
     Raises FileNotFoundError where the other run has no reward model.
     """
@@ -38,15 +37,9 @@ def judge_of(run: Run) -> Callable[[list[ScoredStep]], list[StepReward]] | None:
         return here[run.config.step_reward]
     folder = Path(run.config.step_reward.format(seed=run.config.seed))
     if not (folder / "reward-model").exists():
-        raise FileNotFoundError(
-            f"{folder / 'reward-model'}: no step reward model there; run `compare --methods best-of-n` in that run first"
-        )
+        lacks = f"{folder / 'reward-model'}: no step reward model there"
+        raise FileNotFoundError(f"{lacks}; run `compare --methods best-of-n` in that run first")
     return partial(predicted_step_rewards, Run.opened(folder, quiet=True))
-
-
-def own_outcomes(steps: list[ScoredStep]) -> list[StepReward]:
-    """The outcome of the episode that each action belongs to: nothing is scored, and pairs are explored outcomes alone."""
-    return [step.rewarded(step.outcome) for step in steps]
 
 
 def labelled_episodes(run: Run) -> list[Trajectory]:
