@@ -36,7 +36,7 @@ class Config:
     recorded: str | None = None
     """A file of the authors' trajectories, played again in the world. Default: our own people demonstrate."""
     scale: Literal["tiny", "small", "consumer"] = "tiny"
-    """The one dial of size: model, lengths, rates. tiny runs on a laptop's CPU, small on a card of 6 GB, consumer on 12."""
+    """The one dial of size: model, lengths, rates. tiny runs on a laptop's CPU, small on a card of 6 GB, consumer on 16."""
     model: str | None = None
     """A folder or a hub name of a causal language model that is tuned to chat. Default: the scale's."""
     precision: Literal["nf4", "full"] = "nf4"
@@ -70,7 +70,8 @@ class Config:
     tau_outcome: AtLeast0 = 0.01
     """A pair needs outcomes that differ by more than this."""
     both_directions: bool = True
-    """A step pair is also won by the agent, as in the released code; without, by the demonstrator alone, as in the paper's text."""
+    """The agent may win pairs, too, as in the released code; without, only the demonstrator wins, in outcome pairs too (the
+    paper says so for step pairs)."""
     action_only: bool = False
     """A step pair contrasts one action in place of all that follows."""
     shorter_wins: bool = False

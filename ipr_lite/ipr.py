@@ -1,7 +1,7 @@
 """IPR, Algorithm 1 of the paper, from top to bottom: clone the demonstrations; then, round after round, explore,
 score, pair, train.
 
-Each stage is kept in the run's folder when it is whole: a run that was killed goes on where it stopped.
+Each stage is kept in the run's folder when it is complete: a run that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def ipr(
     """
     c, rule = run.config, PairRule.of(run.config)
     demonstrations = run.demonstrations()
-    policy = sft = run.sft()
+    weights = sft = run.sft()
     scored: dict[tuple, StepReward] = {}
 
     for number in range(1, c.iterations + 1):
         # Explore: the policy acts from every step of every demonstration.
         def explored():
-            player = run.player(policy, c.explore_temperature, f"ipr-{number - 1}", path)
+            player = run.player(weights, c.explore_temperature, f"ipr-{number - 1}", path)
             found = explore(
                 demonstrations, run.states(demonstrations), player, stable_seed(c.seed, number), run.bar("explore")
             )
@@ -62,7 +62,8 @@ def ipr(
         explorations = run.keep(path, explored, read_trajectories, write_trajectories)
         yield number, "explore", explorations
 
-        # Score: where agent and demonstrator differ, what is either action worth to the frozen scorer (eq. 3-5)?
+        # Score: what is an action worth to the frozen scorer (eq. 3-5)? Only steps that differ in action and outcome
+        # are scored (the paper: all); no other can give a pair.
         contrasts = contrast(demonstrations, explorations, run.env, rule)
 
         def rewarded():
@@ -71,7 +72,7 @@ def ipr(
             if score:
                 found = score(list(new.values()))
             else:
-                player = run.player(sft if c.scorer == "sft" else policy, 1.0, "scorer", path)
+                player = run.player(sft if c.scorer == "sft" else weights, 1.0, "scorer", path)
                 found = monte_carlo(list(new.values()), player, c.samples, c.seed, run.bar("score"))
                 run.count(f"iteration-{number}/score", player)
                 _warn_of_overflow(run, number, "rollouts", player, len(found) * c.samples)
@@ -98,14 +99,14 @@ def ipr(
 
         # Train: outcome-DPO + step-DPO + SFT, from this policy, with the SFT policy as reference (eq. 7-10).
         def trained():
-            weights, log = run.learn(pairs, policy, number)
+            learned, log = run.learn(pairs, weights, number)
             run.spend(f"iteration-{number}/train", updates=len(log))
             for warning in health(log):
                 run.warn(number, warning)
-            return weights, log
+            return learned, log
 
-        policy = run.adapter(run.file(number, "adapter"), run.file(number, "train_log.csv"), trained)
-        yield number, "train", policy
+        weights = run.adapter(run.file(number, "adapter"), run.file(number, "train_log.csv"), trained)
+        yield number, "train", weights
 
 
 def round_of(run: Run, number: int, stage: str, score: Callable | None = None):

@@ -3,8 +3,9 @@
     L = w_outcome * L_outcome-DPO  +  w_step * L_step-DPO  +  w_sft * L_SFT
 
 Each term is a mean over its own set: outcome pairs (two whole trajectories), step pairs (two
-suffixes after the same history), and the winners to imitate. `train.py` feeds these functions with
-log-probabilities from TRL's trainer; the tests hold the result equal to TRL's own loss.
+suffixes after the same history), and the winners to imitate. The paper's weights are 1, 1, 1; a run's
+defaults 1, 1, 2. `train.py` computes the log-probabilities and calls `ipr_loss`; `engine/trl.py` does
+the same with TRL's trainer, and the tests hold the two equal.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Losses(NamedTuple):
 
 
 def agent_logps(logits: Tensor, input_ids: Tensor, mask: Tensor) -> Tensor:
-    """Log-probability of what the agent wrote, summed per sequence: log pi(e | prompt).
+    """Log-probability of what the agent wrote, summed per sequence: log pi(e | prompt). For reading and tests; training
+    uses `train.log_probabilities`.
 
     `logits` (batch, length, vocabulary); `input_ids` and `mask` (batch, length), mask 1 on agent
     tokens and 0 on instruction, observations and padding. The logits at position i predict token
@@ -66,8 +68,8 @@ def sft_loss(policy_chosen: Tensor, chosen_tokens: Tensor, per: str = "token") -
     """Negative log-likelihood of winners: a mean over all their tokens, or over the sequences.
 
     `policy_chosen` (pairs,) summed log-probabilities, `chosen_tokens` (pairs,) how many agent tokens
-    each sum has. "sequence" is equation 9 (a long winner pulls more, and the pull is large beside
-    DPO's, whose gradient on the winner starts at beta / 2 = 0.05); "token" is the usual SFT loss.
+    each sum has. Equation 9 is "sequence" (a long winner pulls more, and the pull is large beside DPO's, whose gradient
+    on the winner starts at beta / 2 = 0.05); the default is the usual SFT loss. For reading and tests; training uses `ipr_loss`.
     """
     check_choice("sft_per", per, SFT_PER)
     divisor = chosen_tokens.sum() if per == "token" else len(policy_chosen)
@@ -108,12 +110,11 @@ def ipr_loss(
     or "all_winners" (the released code). A set without members contributes 0.
 
     Without `sizes` the pairs given are the whole set. With it they are a batch, and pair i stands
-    for `stands_for[i]` pairs of the set: the set's pairs of that kind over the batch's. The mean of
-    each batch's few outcome pairs would be wrong twice: batches that happen to hold one or none
-    would count as much as those with many, and token means would weigh short batches up. So every
-    pair keeps one fixed weight, `stands_for / size of the set`, whose expectation over random
-    batches is the mean over the set (the Horvitz-Thompson estimator). With these weights the parts
-    of a batch (gradient accumulation) add up to the batch.
+    for `stands_for[i]` pairs of the set: the set's pairs of that kind over the batch's. Every pair
+    has one fixed weight, `stands_for / size of the set` (the Horvitz-Thompson estimator). Each batch
+    holds a fixed number of each kind (`plan_batches`), so for DPO this is the batch's mean. For token
+    means it is not: there the fixed weight keeps the estimate unbiased, where a batch's own mean would
+    weigh short batches up. With it the parts of a batch (gradient accumulation) add up to the batch.
     """
     is_outcome = is_outcome.bool()
     if sizes is None:

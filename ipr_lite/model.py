@@ -1,10 +1,9 @@
 """One frozen base, many LoRA adapters.
 
-IPR needs four policies: the SFT policy (which is also the scorer and the reference), the explorer
-and the learner. All are LoRA adapters over one copy of the base weights, in 4 bits (NF4) or in
+IPR needs an SFT policy (which is also the scorer and the reference), an explorer and a learner. All are LoRA adapters over one copy of the base weights, in 4 bits (NF4) or in
 full precision; a role is switched by the adapter's name.
 
-    "default"   the policy in training (TRL trains the adapter of this name)
+    "default"   the policy in training (both trainers train this one)
     "sft"       the SFT policy: scorer and reference
 """
 

@@ -4,8 +4,8 @@ For every demonstration and every step t, the current policy acts from step t to
 demonstrator's first t-1 steps as history. What it does is then compared with what the demonstrator did:
 
     t = 1    whole trajectories: the higher outcome wins          -> outcome pairs D_t
-    t >= 2   suffixes from step t: one is chosen over the other
-             iff its step reward AND its outcome are higher       -> step pairs D_s
+    t >= 2   suffixes from step t whose actions at t differ: one is chosen over the other
+             iff its step reward AND its outcome are higher by more than tau   -> step pairs D_s
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class PairRule:
     """When a difference counts.
 
     tau_step, tau_outcome: how much higher a step reward or an outcome must be (units of reward).
-    both_directions: the agent may win too, as in the released code; False is the paper's text.
+    both_directions: the agent may win too, as in the released code; False: only the demonstrator wins, in outcome pairs too
+    (the paper says so for step pairs).
     action_only: contrast the action at t alone, not the suffix from t (the released code's
     `--step_action`, unused in its pipeline).
     shorter_wins: between equal outcomes that both succeed, the shorter suffix may win a step pair (the released
@@ -171,7 +172,8 @@ def contrast(
 
 
 def steps_to_score(contrasts: list[Contrast], states: dict[str, list[TextEnv]]) -> list[ScoredStep]:
-    """For every step contrast that is open, the demonstrator's action and the agent's."""
+    """For every step contrast that is open, the demonstrator's action and the agent's. The paper scores every step; no
+    other step can give a pair."""
     steps = []
     for c in contrasts:
         if c.kind == "step" and c.open:
@@ -186,7 +188,7 @@ def judge(contrasts: list[Contrast], rewards: list[StepReward], rule: PairRule) 
     known = {(r.id, r.step, r.action): r for r in rewards}
     for c in contrasts:
         if c.kind == "step" and c.open:
-            sides = [(c.demonstration.key, c.step, t.actions[c.step - 1]) for t in (c.demonstration, c.agent)]
+            sides = [(c.demonstration.key, c.step, side.actions[c.step - 1]) for side in (c.demonstration, c.agent)]
             if not set(sides) <= known.keys():
                 raise DataError(
                     f"step_rewards.jsonl: no step reward of step {c.step} of {c.demonstration.key}; "

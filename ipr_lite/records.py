@@ -187,7 +187,7 @@ class Trajectory(Entry):
 class StepReward(Entry):
     """How good one action was: `reward_mc`, the mean outcome of `n` rollouts after it (eq. 3-5).
 
-    `id` is the task's, `step` the 1-based number t of the action, `samples` the outcomes of the n rollouts, `outcome`
+    `id` is the demonstration's key, `step` the 1-based number t of the action, `samples` the outcomes of the n rollouts, `outcome`
     the outcome reward of the episode that the action belongs to. Where the action ended the episode, `terminal` is
     true, `reward_mc` is the outcome itself and no rollout was made (n = 0).
     """
@@ -217,7 +217,7 @@ class StepReward(Entry):
 class Pair(Entry):
     """One preference in TRL's conversational format: after `prompt`, `chosen` beats `rejected`.
 
-    `kind` is "outcome" (whole trajectories, step 1) or "step" (suffixes from step t >= 2). The
+    `kind` is "outcome" (whole trajectories, step 1) or "step" (suffixes from a step t >= `step_pairs_from`). The
     rewards are the step rewards of the two actions at `step`, the outcomes those of the two episodes.
     """
 

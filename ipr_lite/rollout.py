@@ -135,8 +135,8 @@ class Rollouts:
         """Play every episode to its end; trajectories in the order of `episodes`.
 
         `extra` of a trajectory holds `invalid` (actions the world did not accept), `tokens` (generated), `terminated`,
-        and, where it applies, `overflow` (the next observation did not fit `max_length`: reward 0) or `stopped` (by the
-        episode's `stop`: reward 0). Raises WorldError where a world fails.
+        and, where it applies, `overflow` (history plus `max_new_tokens` would pass `max_length`: reward 0) or
+        `stopped` (by the episode's `stop`: reward 0). Raises WorldError where a world fails.
         """
         self.model.eval()
         finished = []
@@ -180,7 +180,8 @@ class Rollouts:
         return ended(overflow=True)
 
     def _write(self, unread: list[int], cache: DynamicCache, rng: random.Random) -> list[int]:
-        """One turn: read what is new, then write tokens up to the end token or the turn's limit. `cache` has all but the last."""
+        """One turn: read what is new, then write tokens up to the end token or the turn's limit. `cache` then holds every token but the
+        last written."""
         written: list[int] = []
         while not written or (written[-1] != self.chat.end and len(written) < self.max_new_tokens):
             ids = torch.tensor([unread], device=self.model.device)

@@ -148,7 +148,7 @@ class Run(Folder):
         return player
 
     def _served(self, weights: Weights | None, stage: Path | None, settings: dict) -> Player:
-        """Rollouts on the server; which policy these weights are, the folder tells that they were loaded from."""
+        """Rollouts on the server. Its name for these weights is found from the folder they were loaded from."""
         from ipr_lite.engine.served import ServedRollouts
 
         c = self.config
@@ -189,7 +189,7 @@ class Run(Folder):
     # --- adapters, and how they are trained ---------------------------------------------------------
 
     def adapter(self, folder: Path, log_path: Path, make: Callable[[], tuple[Weights, Log]]) -> Weights:
-        """An adapter of the run: loaded from its folder where that is there, and so whole; else trained and saved."""
+        """An adapter of the run: loaded from its folder where that is there, and so complete; else trained and saved."""
         if not folder.exists():
             weights, log = make()
             write_log(log_path, log)
@@ -295,7 +295,7 @@ class Run(Folder):
         """Greedy episodes of an agent (`base`, `sft`, `ipr-K`, `careful`, ...) on a split's tasks."""
         path = self.folder / "evaluations" / f"{agent}-{split}.jsonl"
         return self.keep(
-            path, lambda: self.perform(agent, self.tasks(split), path), read_trajectories, write_trajectories
+            path, lambda: self.play_agent(agent, self.tasks(split), path), read_trajectories, write_trajectories
         )
 
     def tasks(self, split: str) -> list[Task]:
@@ -303,7 +303,7 @@ class Run(Folder):
         limit = self.config.dev if split == "dev" else self.config.test
         return envs.tasks(self.config.env, split, self.config.data)[:limit]
 
-    def perform(self, agent: str, tasks: list[Task], stage: Path | None = None) -> list[Trajectory]:
+    def play_agent(self, agent: str, tasks: list[Task], stage: Path | None = None) -> list[Trajectory]:
         """Greedy episodes of an agent on these tasks of `self.env`; `careful` is a person without habits."""
         if agent != "careful":
             return self.play(tasks, self.agent(agent), agent, stage)

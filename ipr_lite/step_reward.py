@@ -5,6 +5,8 @@ after a_t and its observation, and take the mean outcome:
 
     r_s(s_t, a_t) = (1/N) sum_i r_o(u, e^(i))      while the episode goes on
                   =  r_o(u, e_n)                   where a_t ended it: the outcome itself
+
+The paper's formula conditions on e_{t-1} alone; its code, and this, on (e_{t-1}, a_t, o_t).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Both functions take a `peft.PeftModel` over a frozen base (4-bit or full precision), train its adapter
 "default" in place, and leave everything else as it was: other adapters, the base, evaluation mode. A failed
 or interrupted run changes nothing. Only agent tokens carry loss; observations are read, never imitated.
-Same seed, data and threads on a CPU give the same bytes. `engine/trl.py` is the same by TRL.
+Same seed, data and threads on a CPU give the same bytes. `engine/trl.py` does the same with TRL.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 Read = Callable[[PeftModel, list[Encoded]], Tensor]
 Reading = Callable[[PeftModel, int], AbstractContextManager[Read]]
-"""How rows of up to so many tokens are read within: a context that gives a `Read`, such as `plainly`."""
+"""`Reading(policy, longest)`: a context manager giving the function that computes log-probabilities, such as `plainly`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Settings:
 
 @dataclass(frozen=True)
 class TrainSettings(_Settings):
-    """SFT. Rates suit LoRA at tiny scale; the released code took 2e-5 for all of Llama-2-7B.
+    """SFT. Rates suit LoRA at tiny scale; the released code took 2e-5 for full fine-tuning of Llama-2-7B.
 
     `max_steps` (updates) overrides `epochs`.
     """
@@ -91,7 +91,8 @@ def train_sft(
     *,
     reading: Reading | None = None,
 ) -> list[dict]:
-    """Clone the demonstrations: negative log-likelihood of agent tokens, a mean over the batch's tokens.
+    """Clone the demonstrations (equations 1, 2): negative log-likelihood of agent tokens, a mean over the batch's
+    tokens (the paper sums). `tokenizer` is unused here; it is there for TRL's signature.
 
     Returns a row per update: step, loss (nats per agent token), learning_rate, grad_norm, tokens
     (read so far), dropped. Raises ValueError for examples that cannot be used, FloatingPointError as `optimise`.
@@ -122,7 +123,7 @@ def train_preferences(
 ) -> list[dict]:
     """One round of IPR's preference training (equation 10), from the policy's present weights.
 
-    `reference` is "sft" (IPR: the frozen adapter "sft", in every round) or "current" (ETO: the policy as
+    `tokenizer` is unused here; it is there for TRL's signature. `reference` is "sft" (IPR: the frozen adapter "sft", in every round) or "current" (ETO: the policy as
     this round finds it). Returns a row per update, measured before it: step, loss, loss_outcome, loss_step,
     loss_sft (before weighting), accuracy (share of pairs with a positive margin), margin (beta times the
     difference of log-ratios), chosen_logp and rejected_logp (mean over pairs of the summed agent tokens,
@@ -155,7 +156,7 @@ def train_preferences(
 
     longest = max(map(longer_side, pairs))
     with in_training(policy, settings), (reading or plainly)(policy, longest) as read:
-        # Once a round, and pairs that begin alike one after the other.
+        # The reference's log-probabilities, once per round; sorted so that shared beginnings meet in one batch.
         used = sorted({i for batch in batches for i in batch}, key=lambda i: rows_of[i][0].input_ids)
         ref_logps = torch.full((len(pairs), 2), math.nan, device=device)
         policy.set_adapter("sft" if reference == "sft" else "default")
@@ -170,7 +171,7 @@ def train_preferences(
 
 @contextmanager
 def plainly(policy: PeftModel, longest: int) -> Iterator[Read]:
-    """How rows of up to `longest` tokens are read within: each alone. `engine/shared_prompt.py` has a faster way."""
+    """A `Reading` of each row alone. `engine/shared_prompt.py` has a faster one."""
     yield log_probabilities
 
 
@@ -242,7 +243,7 @@ def in_training(policy: PeftModel, settings: _Settings) -> Iterator[None]:
     checkpointing = settings.gradient_checkpointing and not base.is_activation_checkpointing
     if checkpointing:
         base.activation_checkpointing_enable()
-    policy.train(settings.gradient_checkpointing)  # without which it is not done; no dropout otherwise
+    policy.train(settings.gradient_checkpointing)  # train mode is needed for checkpointing only; there is no dropout
     try:
         yield
     except BaseException:
@@ -292,7 +293,7 @@ COLUMNS = (
 
 
 def plan_sft(examples: list[Encoded], settings: TrainSettings) -> tuple[list[Encoded], int, list[list[int]]]:
-    """The examples of `max_length`, how many were dropped, and the batches. Raises ValueError, as `plan_pairs`."""
+    """The examples that fit `max_length`, how many were dropped, and the batches. Raises ValueError, as `plan_pairs`."""
     for n, example in enumerate(examples):
         _check(f"example {n}", example.input_ids[:1], example.input_ids, example.agent_mask)
     examples, dropped = _fitting(examples, lambda e: len(e.input_ids), settings)

@@ -125,8 +125,7 @@ AttentionInterface.register("pieces", _attention)
 
 @contextmanager
 def reading(policy: PeftModel, longest: int) -> Iterator[Read]:
-    """How to read rows of up to `longest` tokens within: `log_probabilities`, or plainly where the model has
-    attention that is not known here."""
+    """A `Reading` by `log_probabilities`, or of each row alone where the model has attention that is not known here."""
     causal = policy.get_base_model()
     try:
         check_attention(causal, longest)

@@ -25,7 +25,7 @@ def transfer(folder: Path, data: str | None, split: str, limit: int, env: str | 
     rows = [
         summarize(part, shown, name)
         for shown, agent in agents.items()
-        for name, part in by_part(run.perform(agent, tasks), split).items()
+        for name, part in by_part(run.play_agent(agent, tasks), split).items()
     ]
     write_metrics(run.folder / f"transfer-{split}.csv", rows)
     return rows

@@ -23,7 +23,7 @@ DEVIATIONS = {
     "sft_on=all_winners": "SFT term on all winners",
     "sft_per=sequence": "SFT term summed over tokens",
     "sft_on=all_winners sft_per=sequence": "both, as the released code has it",
-    "both_directions=False": "only the demonstrator wins, as the paper's text has it",
+    "both_directions=False": "only the demonstrator wins, in outcome pairs too (the paper: in step pairs)",
     "action_only=True": "one action contrasted, not the suffix",
     "step_pairs_from=1": "step pairs from t = 1",
     "shorter_wins=True": "of two successes the shorter wins",

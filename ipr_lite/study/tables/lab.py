@@ -40,7 +40,7 @@ def lab(folder: Path = RESULTS_FOLDER) -> str:
     """Greedy reward of the three, and what IPR is ahead by, in both budgets."""
     header = (
         "K", "m", "N", "q", "ETO once", "predicted", "IPR", "ETO equal", "IPR minus once", "IPR minus equal",
-        "the same, sampled", "IPR's actions",
+        "IPR minus equal, sampled", "IPR's actions",
     )  # fmt: skip
     lines = []
     for (decisions, kinds, tasks, samples, skill), cell in cells(folder).groupby(CELL, sort=False):
@@ -91,6 +91,9 @@ def lab_figure(folder: Path = RESULTS_FOLDER) -> Figure | None:
     left.plot(ks, [predicted(k, 4) for k in ks], color="#777777", linewidth=1, label="predicted: Φ(√(2m / πK))")
     left.set(xlabel="K, decisions under one outcome", ylabel="greedy reward", ylim=(0.5, 1.0), xticks=ks)
     right.set(xscale="log", xlabel="actions in the world", ylim=(0.5, 1.0))
+    for row in rows[rows["method"] == "ipr"].itertuples():
+        place = {"xytext": (3, -12), "textcoords": "offset points", "ha": "right", "fontsize": 7}
+        right.annotate(f"K={row.decisions}", (row.actions, row.greedy), **place)
     left.legend(fontsize=8, frameon=False, loc="lower left")
     n = rows["seeds"].iloc[0]
     return plots._titled(
