@@ -229,16 +229,10 @@ def lab(command: str, results: Annotated[Path, "the folder for both files"] = Pa
     """The exact lab: when step rewards beat outcomes, and who may judge a step; a grid of 1,000 seeds in three minutes."""
     from tqdm.auto import tqdm
 
-    from ipr_lite.study.lab import write_grid
+    from ipr_lite.study.lab import GRID, write_grid
     from ipr_lite.study.lab_estimators import write_estimators
 
-    with tqdm(desc="lab", unit="cell") as bar:
-
-        def show(done: int, total: int):
-            bar.total = total
-            bar.update(done - bar.n)
-
-        write_grid(results / "lab.csv", command, show)
+    write_grid(results / "lab.csv", command, tqdm(GRID, desc="lab", unit="cell"))
     write_estimators(results / "lab_estimators.csv", command)
     print(f"results: {results}")
 

@@ -133,9 +133,9 @@ def test_a_house_tells_its_outcome_at_the_end_alone():
     assert len({right_door(colour, room) for colour in COLOURS for room in range(4)}) == 2
 
 
-def test_the_grid_is_a_results_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(lab, "GRID", (Lab(2, seeds=20), Lab(3, seeds=20)))
-    one, other = (lab.write_grid(tmp_path / name, "command").read_bytes() for name in ("a.csv", "b.csv"))
+def test_the_grid_is_a_results_file(tmp_path):
+    labs = (Lab(2, seeds=20), Lab(3, seeds=20))
+    one, other = (lab.write_grid(tmp_path / name, "command", labs).read_bytes() for name in ("a.csv", "b.csv"))
     assert one == other and one.count(b"eto-equal") == 2
 
 

@@ -8,7 +8,7 @@ whose sign it has right. What `envs/lab` says in text, and a language model play
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -206,11 +206,6 @@ def rows(lab: Lab, seed: int = 0) -> list[dict]:
     return cells
 
 
-def write_grid(path: Path, command: str, progress: Callable[[int, int], None] | None = None) -> Path:
-    """The whole grid as a CSV file; the same bytes on each machine with this NumPy."""
-    cells = []
-    for number, lab in enumerate(GRID, start=1):
-        cells += rows(lab)
-        if progress:
-            progress(number, len(GRID))
-    return write_csv(path, cells, COLUMNS, command, f"schema {SCHEMA_VERSION}")
+def write_grid(path: Path, command: str, labs: Iterable[Lab] = GRID) -> Path:
+    """The settings as a CSV file; the same bytes on each machine with this NumPy."""
+    return write_csv(path, [row for lab in labs for row in rows(lab)], COLUMNS, command, f"schema {SCHEMA_VERSION}")
