@@ -264,7 +264,8 @@ def test_compare_puts_the_controls_beside_the_run(finished, tmp_path):
     chosen = read_trajectories(
         place / "evaluations" / f"{json.loads((place / 'selected.json').read_text())['agent']}-test.jsonl"
     )
-    assert by["ipr"]["episodes"] == mark(map(said, chosen)) != by["sft"]["episodes"]
+    assert by["ipr"]["episodes"] == mark(map(said, chosen)) != by["base"]["episodes"]
+    assert mark(["a", "b"]) != mark(["b", "a"]) and mark(["a", "b"]).isalpha()
 
 
 def test_a_stage_that_is_run_again_spends_once(finished, tmp_path):

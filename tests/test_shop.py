@@ -467,9 +467,9 @@ def test_transcripts_show_all_sorts_of_people():
     assert NO_ACTION in text
     for action in ("click[< Prev]", "click[Back to Search]", "click[Description]", "click[Next >]"):
         assert action in text
-    assert 0.4 <= statistics.mean(t.reward for t in found) <= 0.75
-    # Good moves among bad ones: a base must be able to shop, and not know that it should.
-    assert 0.3 <= statistics.mean(t.success for t in found) <= 0.55
+    assert 0.1 <= statistics.mean(t.reward for t in found) <= 0.3  # they hardly ever buy
+    # Some who buy choose well: a base must be able to shop, and not know that it should.
+    assert 0.05 <= statistics.mean(t.success for t in found) <= 0.15
     assert found[:20] == list(shop_experts.transcripts(20, seed=1))
     shipped = {p.title for p in envs.make("shop").catalogue.products.values()}
     assert not any(title in text for title in shipped)
