@@ -3,7 +3,7 @@
 A task is of one of C kinds; each of its K decisions is right or wrong, and the outcome, told at the end, is the share of
 right ones. The policy is a table: the logit of deciding right, by kind and decision. So the worth of a step is known
 in closed form (`step_value`), thousands of seeds take a minute, and the greedy policy's reward is the share of decisions
-whose sign it has right. What `envs/lab` says in text, and a language model plays, is counted here.
+whose logit is positive. What `envs/lab` says in text, and a language model plays, is counted here.
 """
 
 from __future__ import annotations
