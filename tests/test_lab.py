@@ -105,7 +105,8 @@ def test_the_text_world_played_by_a_table_gives_the_lab_s_pairs():
     setting = Lab(4, tasks=20, seeds=2000)
     rng = np.random.default_rng(0)
     demonstrated = rng.random((2000, 20, 4)) < 0.5
-    explored, spent = lab.explore(setting, demonstrated, rng)
+    explored = lab.explore(setting, demonstrated, rng)
+    spent = lab.actions_of(setting, demonstrated, explored)
     scored = partial(lab.monte_carlo, setting, demonstrated=demonstrated, rng=rng)
     pairs = lab.step_pairs(setting, rng.integers(0, 10, (2000, 20)), demonstrated, explored, scored)
     expected, sd = pairs.kept.sum(1).mean(), pairs.kept.sum(1).std()

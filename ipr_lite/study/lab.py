@@ -63,11 +63,9 @@ def simulate(lab: Lab, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
     sft: the start. ipr. eto-paper: outcome pairs alone, each task played once. eto-equal: until IPR's actions are spent.
     """
     rng = np.random.default_rng([seed, lab.decisions, lab.kinds, lab.tasks, lab.samples])
-    kinds = rng.integers(0, lab.kinds, (lab.seeds, lab.tasks))
-    demonstrated = rng.random((lab.seeds, lab.tasks, lab.decisions)) < lab.skill
-    start = np.full((lab.seeds, lab.kinds, lab.decisions), np.log(lab.skill / (1 - lab.skill)))
-
-    explored, spent = explore(lab, demonstrated, rng)
+    kinds, demonstrated, start = begin(lab, rng)
+    explored = explore(lab, demonstrated, rng)
+    spent = actions_of(lab, demonstrated, explored)
     steps = step_pairs(
         lab, kinds, demonstrated, explored, lambda t, acted: monte_carlo(lab, t, acted, demonstrated, rng)
     )
@@ -84,6 +82,13 @@ def simulate(lab: Lab, seed: int = 0) -> dict[str, dict[str, np.ndarray]]:
         name: {"sampled": _sigmoid(table).mean((1, 2)), "greedy": greedy(table), "actions": actions}
         for name, (table, actions) in found.items()
     }
+
+
+def begin(lab: Lab, rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The tasks' kinds (S, T), what the demonstrators decided (S, T, K), and the first policy's table (S, C, K)."""
+    kinds = rng.integers(0, lab.kinds, (lab.seeds, lab.tasks))
+    demonstrated = rng.random((lab.seeds, lab.tasks, lab.decisions)) < lab.skill
+    return kinds, demonstrated, np.full((lab.seeds, lab.kinds, lab.decisions), np.log(lab.skill / (1 - lab.skill)))
 
 
 def greedy(table: np.ndarray) -> np.ndarray:
@@ -117,18 +122,23 @@ def step_pairs(
     return PairTable(*joined)
 
 
-def explore(lab: Lab, demonstrated: np.ndarray, rng) -> tuple[list[np.ndarray], np.ndarray]:
-    """From every decision t on, the policy's own after the demonstrator's: K arrays (S, T, K), and the actions (S,) of both
-    exploring and scoring what is open."""
-    explored, actions = [], np.zeros(lab.seeds, dtype=int)
+def explore(lab: Lab, demonstrated: np.ndarray, rng) -> list[np.ndarray]:
+    """From every decision t on, the policy's own after the demonstrator's: K arrays (S, T, K)."""
+    explored = []
     for t in range(lab.decisions):
         acted = rng.random(demonstrated.shape) < lab.skill
         acted[:, :, :t] = demonstrated[:, :, :t]
         explored.append(acted)
-        actions += lab.tasks * (lab.decisions - t)
-        if t:
-            actions += 2 * lab.samples * (lab.decisions - t - 1) * open_at(t, acted, demonstrated).sum(1)
-    return explored, actions
+    return explored
+
+
+def actions_of(lab: Lab, demonstrated: np.ndarray, explored: list[np.ndarray]) -> np.ndarray:
+    """The actions (S,) of exploring, and of N rollouts behind either side of what is open."""
+    actions = np.full(lab.seeds, lab.tasks * lab.decisions)
+    for t in range(1, lab.decisions):
+        left, scored = lab.decisions - t, open_at(t, explored[t], demonstrated).sum(1)
+        actions += lab.tasks * left + 2 * lab.samples * (left - 1) * scored
+    return actions
 
 
 def open_at(t: int, acted: np.ndarray, demonstrated: np.ndarray) -> np.ndarray:

@@ -17,6 +17,8 @@ from ipr_lite.study.lab import (
     SEEDS,
     Judge,
     Lab,
+    actions_of,
+    begin,
     explore,
     greedy,
     monte_carlo,
@@ -46,10 +48,9 @@ def by_anchors(lab: Lab, kinds: np.ndarray, outcomes: list[np.ndarray], decided:
     """Same-observation anchors (GiGPO): per kind and decision, the mean outcome of those who decided right less of those
     who decided wrong (S, C, K); 0 where one side is missing."""
     known = np.zeros((lab.seeds, lab.kinds, lab.decisions))
+    right, outcome = np.concatenate(decided, 1), np.concatenate(outcomes, 1)[..., None]
     for c in range(lab.kinds):
         mine = np.concatenate([kinds == c] * len(decided), 1)[..., None]
-        right = np.concatenate(decided, 1)
-        outcome = np.concatenate(outcomes, 1)[..., None]
         sums = [(outcome * (mine & side)).sum(1) for side in (right, ~right)]
         numbers = [(mine & side).sum(1) for side in (right, ~right)]
         means = [total / np.maximum(number, 1) for total, number in zip(sums, numbers, strict=True)]
@@ -60,13 +61,12 @@ def by_anchors(lab: Lab, kinds: np.ndarray, outcomes: list[np.ndarray], decided:
 def by_regression(lab: Lab, kinds: np.ndarray, outcomes: list[np.ndarray], decided: list[np.ndarray]) -> np.ndarray:
     """A learned model: per kind, ridge regression of the outcome on all decisions at once (S, C, K)."""
     known = np.zeros((lab.seeds, lab.kinds, lab.decisions))
+    right, outcome = np.concatenate(decided, 1).astype(float), np.concatenate(outcomes, 1)
     for c in range(lab.kinds):
         mine = np.concatenate([kinds == c] * len(decided), 1).astype(float)
         number = np.maximum(mine.sum(1), 1.0)
-        x = np.concatenate(decided, 1).astype(float)
-        y = np.concatenate(outcomes, 1)
-        x = (x - np.einsum("sn,snk->sk", mine, x)[:, None] / number[:, None, None]) * mine[..., None]
-        y = (y - ((mine * y).sum(1) / number)[:, None]) * mine
+        x = (right - np.einsum("sn,snk->sk", mine, right)[:, None] / number[:, None, None]) * mine[..., None]
+        y = (outcome - ((mine * outcome).sum(1) / number)[:, None]) * mine
         gram = np.einsum("snk,snj->skj", x, x) + 0.1 * np.eye(lab.decisions)
         known[:, c] = np.linalg.solve(gram, np.einsum("snk,sn->sk", x, y)[..., None])[..., 0]
     return known
@@ -75,10 +75,8 @@ def by_regression(lab: Lab, kinds: np.ndarray, outcomes: list[np.ndarray], decid
 def estimators(lab: Lab, seed: int = 0) -> list[dict]:
     """A row an estimator, as `COLUMNS` name them; all judge the same explorations."""
     rng = np.random.default_rng([seed, lab.decisions, 1])
-    kinds = rng.integers(0, lab.kinds, (lab.seeds, lab.tasks))
-    demonstrated = rng.random((lab.seeds, lab.tasks, lab.decisions)) < lab.skill
-    start = np.full((lab.seeds, lab.kinds, lab.decisions), np.log(lab.skill / (1 - lab.skill)))
-    explored, _ = explore(lab, demonstrated, rng)
+    kinds, demonstrated, start = begin(lab, rng)
+    explored = explore(lab, demonstrated, rng)
     decided = [demonstrated, *explored]
     outcomes = [d.mean(-1) for d in decided]
     once = outcome_pairs(lab, kinds, demonstrated, rng, np.full(lab.seeds, lab.tasks))
@@ -103,7 +101,8 @@ def estimators(lab: Lab, seed: int = 0) -> list[dict]:
     judges |= {name: (0, by(table)) for name, table in tables.items()}
     found = []
     for name, (n, judge) in judges.items():
-        right, actions = agreement(lab, demonstrated, explored, judge, n)
+        right = agreement(demonstrated, explored, judge)
+        actions = actions_of(replace(lab, samples=n), demonstrated, explored)
         table = train(lab, start, step_pairs(lab, kinds, demonstrated, explored, judge), rng)
         rewards = student_interval(greedy(table).tolist())
         values = (lab.decisions, name, lab.seeds, *student_interval(right.tolist()), *rewards, float(actions.mean()))
@@ -111,18 +110,15 @@ def estimators(lab: Lab, seed: int = 0) -> list[dict]:
     return found
 
 
-def agreement(lab: Lab, demonstrated: np.ndarray, explored: list[np.ndarray], judge: Judge, n: int) -> tuple:
-    """The share of open contrasts whose better side a judge names (S,), guesses counted half; the actions (S,) that it takes."""
-    right, contrasts = np.zeros(lab.seeds), np.zeros(lab.seeds)
-    actions = np.full(lab.seeds, lab.tasks * lab.decisions * (lab.decisions + 1) / 2)
-    for t in range(1, lab.decisions):
-        acted = explored[t]
+def agreement(demonstrated: np.ndarray, explored: list[np.ndarray], judge: Judge) -> np.ndarray:
+    """The share of open contrasts whose better side a judge names (S,); guesses count half."""
+    right = contrasts = 0
+    for t, acted in enumerate(explored[1:], start=1):
         is_open = open_at(t, acted, demonstrated)
         truth, said = acted[:, :, t].astype(int) - demonstrated[:, :, t], np.sign(judge(t, acted))
-        right += (is_open * ((said == truth) + 0.5 * (said == 0))).sum(1)
-        contrasts += is_open.sum(1)
-        actions += 2 * n * (lab.decisions - t - 1) * is_open.sum(1)
-    return right / contrasts, actions
+        right = right + (is_open * ((said == truth) + 0.5 * (said == 0))).sum(1)
+        contrasts = contrasts + is_open.sum(1)
+    return right / contrasts
 
 
 def write_estimators(path: Path, command: str, seeds: int = SEEDS) -> Path:

@@ -1,4 +1,4 @@
-"""People in the lab's house: careful ones know every door, the others toss a coin at each."""
+"""People in the lab's house: careful ones know every door, the others decide at random."""
 
 from __future__ import annotations
 
