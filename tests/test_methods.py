@@ -235,15 +235,16 @@ def test_pairs_by_the_outcome_alone(lab):
     assert all(p.chosen_outcome > p.rejected_outcome for p in pairs)
 
 
+def unscored(lab):
+    """The run without its step rewards, to be scored anew."""
+    for place in ("iteration-1/", "iteration-2/", "demonstration_"):
+        (lab.folder / f"{place}step_rewards.jsonl").unlink()
+
+
 def test_pairs_by_the_reward_model(lab):
     """`step_reward="model"`: no Monte Carlo; a purchase keeps its outcome."""
     lab.config = replace(SMALL, step_reward="model")
-    for name in (
-        "iteration-1/step_rewards.jsonl",
-        "iteration-2/step_rewards.jsonl",
-        "demonstration_step_rewards.jsonl",
-    ):
-        (lab.folder / name).unlink()
+    unscored(lab)
     rewards = round_of(lab, 1, "score", learned_rewards.judge_of(lab))
     assert rewards and {r.n for r in rewards} == {0}
     assert all(r.reward_mc == r.outcome for r in rewards if r.terminal)
@@ -258,12 +259,7 @@ def test_the_reward_model_of_another_run_may_judge(lab, finished, tmp_path):
     flat[-1] = 0.625  # a model that always says .625
     reward_model.RewardModel(theirs.fresh, flat).save(other / "reward-model")
     lab.config = replace(SMALL, step_reward=str(tmp_path / "seed-{seed}"))
-    for name in (
-        "iteration-1/step_rewards.jsonl",
-        "iteration-2/step_rewards.jsonl",
-        "demonstration_step_rewards.jsonl",
-    ):
-        (lab.folder / name).unlink()
+    unscored(lab)
     rewards = round_of(lab, 1, "score", learned_rewards.judge_of(lab))
     assert {r.reward_mc for r in rewards if not r.terminal} == {0.625}
     lab.config = replace(SMALL, step_reward=str(tmp_path / "nowhere"))
