@@ -13,7 +13,7 @@ from ipr_lite.evaluation import read_table
 from ipr_lite.study import plots
 from ipr_lite.study.lab import COLUMNS
 from ipr_lite.study.lab_estimators import COLUMNS as ESTIMATOR_COLUMNS
-from ipr_lite.study.results import markdown_table, show, show_interval, show_signed
+from ipr_lite.study.results import markdown_table, show, show_signed
 from ipr_lite.study.tables.results import RESULTS_FOLDER
 
 METHODS = {"eto-paper": "ETO, each task once", "eto-equal": "ETO, with IPR's actions", "ipr": "IPR"}
@@ -46,11 +46,11 @@ def lab(folder: Path = RESULTS_FOLDER) -> str:
     for (decisions, kinds, tasks, samples, skill), cell in cells(folder).groupby(CELL, sort=False):
         by = cell.set_index("method")
         ahead = [
-            f"{show_signed(by.loc[m, a])} ({show_interval(by.loc[m, b], by.loc[m, c])})"
-            for m, a, b, c in (
-                ("eto-paper", "ipr_minus", "low", "high"),
-                ("eto-equal", "ipr_minus", "low", "high"),
-                ("eto-equal", "ipr_minus_sampled", "low_sampled", "high_sampled"),
+            f"{show_signed(by.loc[m, mean])} ± {show(by.loc[m, mean] - by.loc[m, low])}"
+            for m, mean, low in (
+                ("eto-paper", "ipr_minus", "low"),
+                ("eto-equal", "ipr_minus", "low"),
+                ("eto-equal", "ipr_minus_sampled", "low_sampled"),
             )
         ]
         lines.append((
