@@ -1,6 +1,5 @@
 """The memory that a plan expects, against what torch's profiler sees while real updates and rollouts run."""
 
-import itertools
 import json
 from dataclasses import replace
 
@@ -50,12 +49,14 @@ def stored(policy) -> int:
 
 
 def peaks(trace: list[dict]) -> dict[str, int]:
-    """Of every marked job: the most bytes that were allocated at once, beyond those at its start."""
-    changes = sorted((e["ts"], e["args"]["Bytes"]) for e in trace if e.get("name") == "[memory]")
+    """Of every marked job: the most bytes that were allocated at once, beyond those at its start. (By the allocator's own
+    running total: the profiler drops events whose time a step of the machine's clock moved out of its window.)"""
+    totals = sorted((e["ts"], e["args"]["Total Allocated"]) for e in trace if e.get("name") == "[memory]")
     found = {}
     for job in (e for e in trace if e.get("name", "").startswith("job ") and e.get("ph") == "X"):
-        sums = itertools.accumulate(size for time, size in changes if job["ts"] <= time <= job["ts"] + job["dur"])
-        found[job["name"].removeprefix("job ")] = max(sums)
+        before = [total for time, total in totals if time < job["ts"]]
+        during = [total for time, total in totals if job["ts"] <= time <= job["ts"] + job["dur"]]
+        found[job["name"].removeprefix("job ")] = max(during) - (before[-1] if before else 0)
     return found
 
 
