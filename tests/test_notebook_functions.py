@@ -33,7 +33,8 @@ from ipr_lite.records import Pair, StepReward, Task, Trajectory, read_pairs, rea
 from ipr_lite.rollout import Episode, stable_seed
 from ipr_lite.run import Run
 from ipr_lite.step_reward import ScoredStep, monte_carlo, steps_of
-from ipr_lite.study import tables
+from ipr_lite.study import power, tables
+from ipr_lite.study.power import Moments
 from ipr_lite.study.quality import page_score
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -568,7 +569,7 @@ def test_one_round_check_sees_a_fault(second_round, fault):
 
 def check_intervals(fault=None):
     mine = functions(
-        "10_report_results.ipynb", "student_interval", "paired_difference", "verdict",
+        "10_report_results.ipynb", "student_interval", "paired_difference", "verdict", "holms_p",
         fault=fault, np=np, math=math, stats=stats,
     )  # fmt: skip
     rng = random.Random(0)
@@ -580,9 +581,14 @@ def check_intervals(fault=None):
     for paired in (mine.paired_difference, evaluation.paired_difference):
         with pytest.raises(ValueError):
             paired([1.0, 2.0], [1.0])
-    for low, high in ((-0.2, -0.1), (-0.1, 0.1), (0.0, 0.2), (0.1, 0.2)):
+    for middle, spread in ((-0.15, 0.05), (0.0, 0.1), (0.1, 0.1), (0.15, 0.05), (0.0, 0.02), (0.0, 0.032), (0.005, 0.04)):
+        gaps = [middle + spread * x for x in (-1.2, -0.4, 0.1, 0.3, 1.2)]
+        moments = Moments.of(gaps)
         for paper in (-0.05, 0.05):
-            assert mine.verdict(low, high, paper) == tables.verdict(((low + high) / 2, low, high, 5), paper)
+            assert mine.verdict(gaps, paper) == moments.verdict(paper)
+            assert mine.verdict(gaps, paper, 0.06) == moments.verdict(paper, 0.06)
+    for p_values in ([0.01, 0.04, 0.03, 0.005], [0.5], [0.02, 0.02, 0.9]):
+        assert mine.holms_p(p_values) == pytest.approx(power.holm(p_values))
 
 
 def test_intervals():
@@ -592,13 +598,16 @@ def test_intervals():
 @pytest.mark.parametrize(
     "fault",
     [
-        ("ddof=1", "ddof=0"),
+        ("(values, ddof=1)", "(values, ddof=0)"),
+        ("(differences, ddof=1)", "(differences, ddof=0)"),
         ("0.975", "0.95"),
         ("ppf(0.975, n - 1)", "ppf(0.975, n)"),
-        ("/ math.sqrt(n)", "/ n"),
+        ("spread / math.sqrt(n)", "spread / n"),
         ("x - y", "y - x"),
-        ("low <= 0 <= high", "low < 0 < high"),
-        ("(low > 0) == (paper > 0)", "low > 0"),
+        ("0.95, n - 1", "0.975, n - 1"),
+        ("+ half < margin", "< margin"),
+        ("max(least, ", "max(0.0, "),
+        ("(mean > 0) == (paper > 0)", "mean > 0"),
         ("len(a) != len(b)", "False"),
     ],
 )

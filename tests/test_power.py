@@ -92,3 +92,29 @@ def test_a_results_file_says_what_it_could_have_seen():
     assert line[7] == f"{p.detectable(gaps.std(), len(gaps)):.3f}"
     assert line[8] == str(p.seeds_needed(0.03, gaps.std())) and line[10] == "open"
     assert lines["sft"][10] == "above"
+
+
+def crossed(rng, seeds, tasks, of_seeds, of_tasks, rest, labs):
+    """Differences (labs, seeds, tasks) around 0: luck of the seed, luck of the task, and of both together."""
+    luck = rng.normal(0, of_seeds, (labs, seeds, 1)) + rng.normal(0, of_tasks, (labs, 1, tasks))
+    return luck + rng.normal(0, rest, (labs, seeds, tasks))
+
+
+def test_seeds_and_tasks_both_count():
+    """Where tasks differ, Student's t over seeds on one panel holds the truth too seldom, and the two-way interval does not."""
+    drawn = crossed(np.random.default_rng(0), 6, 60, 0.03, 0.3, 0.1, 400)
+    ends = [p.two_way(one, draws=500) for one in drawn]
+    over_seeds = [p.Moments.of(one.mean(axis=1).tolist()) for one in drawn]
+    held = np.mean([low <= 0 <= high for _, low, high in ends])
+    alone = np.mean([abs(m.mean) <= stats.t.ppf(0.975, 5) * m.error for m in over_seeds])
+    assert 0.93 <= held <= 1 and alone < 0.85
+
+
+def test_where_tasks_are_alike_it_is_student_s_t():
+    (drawn,) = crossed(np.random.default_rng(1), 10, 300, 0.05, 0.0, 0.0, 1)
+    mean, low, high = p.two_way(drawn)
+    moments = p.Moments.of(drawn.mean(axis=1).tolist())
+    assert mean == pytest.approx(moments.mean)
+    assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 9) * moments.error, rel=0.04)
+    with pytest.raises(ValueError, match="at least 2 seeds"):
+        p.two_way(drawn[:1])

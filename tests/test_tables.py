@@ -1,9 +1,11 @@
 """The book's tables and figures come from data/results alone, and say what the numbers say."""
 
+import math
 import re
 
 import pandas as pd
 import pytest
+from scipy.stats import t
 
 from ipr_lite.methods.base import CAREFUL
 from ipr_lite.study import plots, tables
@@ -60,9 +62,23 @@ def test_verdicts_come_from_the_intervals(folder):
     ]
     told = {line.split("|")[1].strip(): line.rsplit("|", 2)[1].strip() for line in lines}
     assert told["ipr minus sft"] == "reproduced" and told["eto minus sft"] == "reversed"
-    assert told["ppo minus sft"] == "inside the noise" and told["rft minus sft"] == "not run"
-    assert tables.verdict((0.1, -0.1, 0.3, 5), -1) == "inside the noise"
-    assert tables.verdict((-0.2, -0.3, -0.1, 5), -1) == "reproduced"
+    assert told["ppo minus sft"] == "open" and told["rft minus sft"] == "not run"
+
+
+def test_verdicts_are_given_to_all_claims_at_once():
+    """A claim with p = .03 stands alone, and not beside another like it; one that was not run does not count."""
+    low = 0.1 - float(t.ppf(0.975, 4)) * 0.1 / float(t.isf(0.015, 4))
+    claim = (0.1, low, 0.2 - low, 5)
+    assert tables.verdicts([claim], [1]) == ["reproduced"] and tables.verdicts([claim], [-1]) == ["reversed"]
+    assert tables.verdicts([claim, claim], [1, 1]) == ["open", "open"]
+    assert tables.verdicts([claim, (math.nan, math.nan, math.nan, 0)], [1, 1]) == ["reproduced", "not run"]
+    assert tables.verdicts([(0.0, -0.01, 0.01, 5)], [1]) == ["equal"]
+
+
+def test_a_difference_says_what_it_could_have_seen():
+    low, high = (0.01 + sign * float(t.ppf(0.975, 9)) * 0.09 / math.sqrt(10) for sign in (-1, 1))
+    assert tables.difference_cell((0.01, low, high, 10)) == "+0.010 (-0.054 to 0.074), sees 0.090 [10]"
+    assert tables.difference_cell((0.01, math.nan, math.nan, 1)) == "+0.010 (-) [1]"
 
 
 def test_a_method_without_seeds_of_its_own_shows_no_interval(folder):
@@ -90,7 +106,7 @@ def test_the_front_figure_has_one_n_and_says_what_the_intervals_say(folder):
 
 def test_choosing_on_test_is_shown_as_what_it_adds(folder):
     line = next(line for line in tables.optimism(folder).splitlines() if line.startswith("| ipr"))
-    assert "+0.199 (0.197 to 0.201) [3]" in line
+    assert "+0.199 (0.197 to 0.201), sees 0.003 [3]" in line
 
 
 def test_a_deviation_shows_the_rounds_that_its_choice_hides(folder):

@@ -27,7 +27,7 @@ from ipr_lite.methods import METHODS
 from ipr_lite.methods.learned_rewards import FIT_COLUMNS
 from ipr_lite.records import Trajectory, read_json, write_atomically
 from ipr_lite.run import Run
-from ipr_lite.study.results import add_results, keep_rows, read_results
+from ipr_lite.study.results import add_results, add_task_rewards, keep_rows, read_results
 
 DEFAULT_METHODS = ("base", "sft", "sft-long", "sft-careful", "random-pairs", "ipr", "careful")
 
@@ -65,7 +65,9 @@ def compare(
         place = folder / _file_name(c.setting) / f"seed-{seed}"
         if run is None or run.folder != place:
             run = Run(replace(c, seed=seed), place, quiet=True)
-            _share(run, folder / "default" / f"seed-{seed}")
+            beside = [other for other in folder.glob(f"*/seed-{seed}") if (other / "sft").exists() and other != place]
+            for other in sorted(beside, key=lambda other: (len(_differs(run, other)), other)):
+                _share(run, other)
         start = time.monotonic()
         try:
             with run.locked():
@@ -77,6 +79,7 @@ def compare(
         with FileLock(str(results) + ".lock"):
             if rows:
                 add_results(results, rows, command)
+                add_task_rewards(results, rows, command)
             _log(results.with_suffix(".log"), command, [note, *_warnings(run, method)])
             _keep_fit(run, results.with_name(f"{c.env}_reward_model.csv"), command)
         new += rows
@@ -109,7 +112,8 @@ def cell_rows(run: Run, name: str, split: str) -> list[dict]:
         budget = run.spent(method.spent(number))
         for part, episodes in played.items():
             made = row(run.config, summarize(episodes, name, part), number, agent == chosen, budget)
-            rows.append(made | {"panel": mark(t.id for t in episodes), "episodes": mark(map(said, episodes))})
+            made |= {"panel": mark(t.id for t in episodes), "episodes": mark(map(said, episodes))}
+            rows.append(made | ({"rewards": [t.reward for t in episodes]} if part == split else {}))
     return rows
 
 
@@ -153,13 +157,10 @@ def scale_name(config: Config) -> str:
 
 
 def _share(run: Run, other: Path) -> None:
-    """Take the SFT stage, and the pairs of round 1, from the run of the default setting, where they are there and
-    depend on nothing that differs."""
-    if run.folder == other or (run.folder / "sft").exists() or not (other / "sft").exists():
-        return
-    theirs = read_json(other / "config.json", dict, "remove the folder")
-    differs = {name for name, value in asdict(run.config).items() if theirs.get(name, getattr(Config(), name)) != value}
-    if differs - set(_AFTER_SFT):
+    """Take the SFT stage, and the pairs of round 1, from the run of another setting, where they depend on nothing that
+    differs."""
+    differs = _differs(run, other)
+    if (run.folder / "sft").exists() or differs - set(_AFTER_SFT):
         return
     names, stages = ["demonstrations.jsonl", "sft_log.csv"], ["sft"]
     names += [
@@ -176,6 +177,12 @@ def _share(run: Run, other: Path) -> None:
         if (other / name).exists():
             fill_atomically(run.folder / name, lambda aside: shutil.copy(other / name, aside))
     fill_atomically(run.folder / "sft", lambda aside: shutil.copytree(other / "sft", aside))
+
+
+def _differs(run: Run, other: Path) -> set[str]:
+    """The options that a run in another folder has otherwise."""
+    theirs = read_json(other / "config.json", dict, "remove the folder")
+    return {name for name, value in asdict(run.config).items() if theirs.get(name, getattr(Config(), name)) != value}
 
 
 def _file_name(setting: str) -> str:

@@ -22,16 +22,34 @@ LATER = ("budget", "panel", "episodes")
 hashes of which tasks were played, and of all that was said in them and earned."""
 
 
+KEYS = ("env", "method", "setting", "seed", "iteration", "split", "precision", "scale")
+"""What a row of a results file is about: no two rows have all of these alike."""
+
+TASKS = (*KEYS, "selected", "panel", "rewards")
+"""Columns of a `_tasks` file: what a results row is the mean of, in thousandths, a number a task, joined by blanks."""
+
+
 def add_results(path: str | Path, rows: Sequence[dict], command: str) -> Path:
     """Put rows into a results file (columns of `RESULTS`), in place of rows of the same run and agent; see `keep_rows`."""
-    keys = ("env", "method", "setting", "seed", "iteration", "split", "precision", "scale")
+    rows = [dict.fromkeys(LATER, "") | {column: row[column] for column in RESULTS if column in row} for row in rows]
+    return keep_rows(path, rows, RESULTS, KEYS, command, _order)
 
-    def order(row: dict[str, str]) -> tuple:
-        return (row["env"], row["setting"] != "default", row["setting"], row["precision"], row["scale"],
-                agent_order(row["method"]), int(row["seed"]), int(row["iteration"]), row["split"])  # fmt: skip
 
-    rows = [dict.fromkeys(LATER, "") | row for row in rows]
-    return keep_rows(path, rows, RESULTS, keys, command, order)
+def add_task_rewards(path: str | Path, rows: Sequence[dict], command: str) -> Path:
+    """Put the rewards, task by task, of rows that have them (`rewards`, a list) beside a results file, as `tasks_file` names it."""
+    whole = [row | {"rewards": " ".join(f"{1000 * r:.0f}" for r in row["rewards"])} for row in rows if "rewards" in row]
+    whole = [{column: row[column] for column in TASKS} for row in whole]
+    return keep_rows(tasks_file(path), whole, TASKS, KEYS, command, _order)
+
+
+def tasks_file(path: str | Path) -> Path:
+    """Where the single tasks of a results file are: `shop_table2.csv` has them in `shop_table2_tasks.csv`."""
+    return Path(path).with_name(f"{Path(path).stem}_tasks.csv")
+
+
+def _order(row: dict[str, str]) -> tuple:
+    return (row["env"], row["setting"] != "default", row["setting"], row["precision"], row["scale"],
+            agent_order(row["method"]), int(row["seed"]), int(row["iteration"]), row["split"])  # fmt: skip
 
 
 def keep_rows(

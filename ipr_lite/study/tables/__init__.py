@@ -2,8 +2,7 @@
 
 A page of the book holds each table between two comments, `<!-- table NAME -->` and `<!-- end -->`;
 `python -m ipr_lite tables` writes them anew, the same bytes from the same results. Verdicts are not written by hand:
-a difference is *reproduced* where its 95 % interval lies on the paper's side of 0, *reversed* where it lies on the
-other, else *inside the noise*.
+`study/power.py` has their rule.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from ipr_lite.study.tables.comparison import (
 from ipr_lite.study.tables.figures import figures, write_comparison
 from ipr_lite.study.tables.lab import lab, lab_estimators
 from ipr_lite.study.tables.map import when_steps_help
-from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference_cell, mean_cell, verdict
+from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference_cell, mean_cell, verdicts
 from ipr_lite.study.tables.step_rewards import case_studies, estimator, fig3, fig4, same_outcome
 
 BOOK = RESULTS_FOLDER.parents[1] / "book"

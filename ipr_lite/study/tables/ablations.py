@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ipr_lite.study.results import difference, markdown_table, show, show_signed
 from ipr_lite.study.tables.comparison import PAPER_2
-from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference_cell, mean_cell, verdict
+from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference_cell, mean_cell, verdicts
 
 # Table 4 of the paper: WebShop, InterCodeSQL, ALFWorld unseen.
 PAPER_4 = {
@@ -40,16 +40,13 @@ def table4(folder: Path = RESULTS_FOLDER) -> str:
     """Each loss left out, in the shop: mean reward, and what the loss is worth."""
     two, four = Results("table2", folder), Results("table4", folder)
     full = two.rewards("shop", "test", "ipr")
-    rows = []
-    for setting, (name, (theirs, _, _)) in PAPER_4.items():
-        mine = full if setting == "default" else four.rewards("shop", "test", "ipr", setting)
-        gone = difference(mine, full)
-        paper = theirs - PAPER_4["default"][1][0]
-        same = setting == "default"
-        rows.append((
-            name, mean_cell(mine), show(theirs), "" if same else difference_cell(gone), "" if same else show_signed(paper),
-            "" if same else verdict(gone, paper),
-        ))  # fmt: skip
+    whole, *parts = [(setting, name, theirs) for setting, (name, (theirs, _, _)) in PAPER_4.items()]
+    rewards = [four.rewards("shop", "test", "ipr", setting) for setting, _, _ in parts]
+    gone, paper = [difference(mine, full) for mine in rewards], [theirs - whole[2] for _, _, theirs in parts]
+    rows = [(whole[1], mean_cell(full), show(whole[2]), "", "", "")]
+    for (_, name, theirs), mine, *cells in zip(parts, rewards, gone, paper, verdicts(gone, paper), strict=True):
+        found, published, verdict = cells
+        rows.append((name, mean_cell(mine), show(theirs), difference_cell(found), show_signed(published), verdict))
     return markdown_table(("setting", "shop: ours", "WebShop: paper", "minus full: ours", "paper", "verdict"), rows)
 
 

@@ -8,7 +8,7 @@ from ipr_lite.methods import METHODS
 from ipr_lite.methods.learned_rewards import FIT_COLUMNS
 from ipr_lite.study.results import difference, markdown_table, read_table, show, show_signed, worlds_markdown
 from ipr_lite.study.speed import stage_table
-from ipr_lite.study.tables.results import RESULTS_FOLDER, SEEDLESS, WORLDS, Results, difference_cell, mean_cell, verdict
+from ipr_lite.study.tables.results import RESULTS_FOLDER, SEEDLESS, WORLDS, Results, difference_cell, mean_cell, verdicts
 
 # The paper's Table 2 (average reward), in the order of WORLDS; Llama-2-7B.
 PAPER_2 = {
@@ -71,15 +71,15 @@ def table2(folder: Path = RESULTS_FOLDER) -> str:
 def table2_claims(folder: Path = RESULTS_FOLDER) -> str:
     """Differences paired by seed, the paper's differences, and what ours say about them."""
     results = Results("table2", folder)
-    rows = []
+    claims, found, paper = [], [], []
     for first, second in CLAIMS_2:
         for place, (ours, (env, split, _)) in enumerate(WORLDS.items()):
-            found = difference(results.rewards(env, split, first), results.rewards(env, split, second))
-            theirs = PAPER_2[first][place] - PAPER_2[second][place]
-            rows.append(
-                (f"{first} minus {second}", ours, show_signed(theirs), difference_cell(found), verdict(found, theirs))
-            )
-    return markdown_table(("difference", "world", "paper", "ours, 95 % interval [seeds]", "verdict"), rows)
+            claims.append((f"{first} minus {second}", ours))
+            found.append(difference(results.rewards(env, split, first), results.rewards(env, split, second)))
+            paper.append(PAPER_2[first][place] - PAPER_2[second][place])
+    cells = zip(map(show_signed, paper), map(difference_cell, found), verdicts(found, paper), strict=True)
+    rows = [(*claim, *line) for claim, line in zip(claims, cells, strict=True)]
+    return markdown_table(("difference", "world", "paper", "ours, 95 % interval, detectable [seeds]", "verdict"), rows)
 
 
 def table2_controls(folder: Path = RESULTS_FOLDER) -> str:

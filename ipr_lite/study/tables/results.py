@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,8 @@ from ipr_lite import DATA, envs
 from ipr_lite.evaluation import student_interval
 from ipr_lite.methods.base import BASE, CAREFUL
 from ipr_lite.records import DataError
-from ipr_lite.study.results import RESULTS, read_results, show_interval, show_signed
+from ipr_lite.study.power import Moments, detectable, holm
+from ipr_lite.study.results import RESULTS, read_results, show, show_interval, show_signed
 
 RESULTS_FOLDER = DATA / "results"
 
@@ -67,16 +69,17 @@ def mean_cell(by_seed: dict[int, float], method: str = "") -> str:
 
 
 def difference_cell(found: tuple[float, float, float, int]) -> str:
-    """`+0.101 (0.048 to 0.153) [9]`; a dash where no seed has both."""
+    """`+0.101 (0.048 to 0.153), sees 0.074 [9]`: mean, 95 % interval, the smallest true difference that these seeds see
+    with 80 % probability, seeds; a dash where no seed has both."""
     mean, low, high, seeds = found
-    return f"{show_signed(mean)} ({show_interval(low, high)}) [{seeds}]" if seeds else "-"
+    if not seeds:
+        return "-"
+    sees = f", sees {show(detectable(Moments.behind(mean, low, seeds).sd, seeds))}" if seeds > 1 else ""
+    return f"{show_signed(mean)} ({show_interval(low, high)}){sees} [{seeds}]"
 
 
-def verdict(found: tuple[float, float, float, int], paper: float) -> str:
-    """What a difference says about the paper's: reproduced, reversed, or inside the noise."""
-    _, low, high, seeds = found
-    if not seeds or math.isnan(low):
-        return "not run"
-    if low <= 0 <= high:
-        return "inside the noise"
-    return "reproduced" if (low > 0) == (paper > 0) else "reversed"
+def verdicts(found: Sequence[tuple[float, float, float, int]], paper: Sequence[float]) -> list[str]:
+    """What each difference says about the paper's, all asked at once: Holm's correction is over those that were run."""
+    moments = [Moments.behind(mean, low, seeds) for mean, low, _, seeds in found]
+    corrected = holm([one.p for one in moments])
+    return [one.verdict(theirs, p) for one, theirs, p in zip(moments, paper, corrected, strict=True)]
