@@ -245,10 +245,11 @@ def power(
 ):
     """What difference a results file could have seen, and how many seeds a given one needs."""
     from ipr_lite.study.power import HEADER, power_rows
-    from ipr_lite.study.results import markdown_table, read_results
+    from ipr_lite.study.results import TASKS, markdown_table, read_results, read_table, tasks_file
 
     for path in results:
-        lines = power_rows(read_results(path), difference, method)
+        tasks = read_table(tasks_file(path), TASKS) if tasks_file(path).exists() else None
+        lines = power_rows(read_results(path), difference, method, tasks=tasks)
         if not lines:
             raise ValueError(f"{path}: no two seeds in which {method} and another method were run on the test split")
         print(f"{path}\n{markdown_table([name.format(difference) for name in HEADER], lines)}")

@@ -22,7 +22,7 @@ from ipr_lite.records import read_pairs, read_trajectories
 from ipr_lite.run import Run
 from ipr_lite.study.compare import DEFAULT_METHODS, compare, mark, said
 from ipr_lite.study.job import run
-from ipr_lite.study.results import read_results
+from ipr_lite.study.results import TASKS, read_results, read_table, tasks_file
 
 SMALL = Config(demonstrations=24, sft_epochs=1, iterations=2, samples=2, updates=3, dev=6, test=6, showcase=2)
 
@@ -259,6 +259,12 @@ def test_compare_puts_the_controls_beside_the_run(finished, tmp_path):
     assert by["ipr"]["reward"] == pytest.approx(table["ipr", "test"]["reward"], abs=1e-6)
     assert by["careful"]["reward"] > 0.9
     assert len(read_results(results)) == len(rows)
+    tasks = read_table(tasks_file(results), TASKS)
+    assert len(tasks) == len(rows)
+    for row, single in zip(read_results(results).itertuples(), tasks.itertuples(), strict=True):
+        assert (single.method, single.iteration, single.panel) == (row.method, row.iteration, row.panel)
+        earned = [int(cell) / 1000 for cell in single.rewards.split()]
+        assert len(earned) == row.n and sum(earned) / row.n == pytest.approx(row.reward, abs=5e-4)
     # One panel of tasks for all; the chosen iterate's episodes are those in the run's folder.
     assert len({row["panel"] for row in rows if row["split"] == "test"}) == 1
     chosen = read_trajectories(

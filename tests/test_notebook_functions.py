@@ -33,7 +33,7 @@ from ipr_lite.records import Pair, StepReward, Task, Trajectory, read_pairs, rea
 from ipr_lite.rollout import Episode, stable_seed
 from ipr_lite.run import Run
 from ipr_lite.step_reward import ScoredStep, monte_carlo, steps_of
-from ipr_lite.study import power, tables
+from ipr_lite.study import power
 from ipr_lite.study.power import Moments
 from ipr_lite.study.quality import page_score
 
@@ -581,7 +581,15 @@ def check_intervals(fault=None):
     for paired in (mine.paired_difference, evaluation.paired_difference):
         with pytest.raises(ValueError):
             paired([1.0, 2.0], [1.0])
-    for middle, spread in ((-0.15, 0.05), (0.0, 0.1), (0.1, 0.1), (0.15, 0.05), (0.0, 0.02), (0.0, 0.032), (0.005, 0.04)):
+    for middle, spread in (
+        (-0.15, 0.05),
+        (0.0, 0.1),
+        (0.1, 0.1),
+        (0.15, 0.05),
+        (0.0, 0.02),
+        (0.0, 0.032),
+        (0.005, 0.04),
+    ):
         gaps = [middle + spread * x for x in (-1.2, -0.4, 0.1, 0.3, 1.2)]
         moments = Moments.of(gaps)
         for paper in (-0.05, 0.05):

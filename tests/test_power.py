@@ -89,9 +89,9 @@ def test_a_results_file_says_what_it_could_have_seen():
     gaps = (by["ipr"] - by["eto"]).dropna()
     line = lines["eto"]
     assert line[4] == len(gaps) and line[5] == f"{gaps.mean():+.3f}"
-    assert line[7] == f"{p.detectable(gaps.std(), len(gaps)):.3f}"
-    assert line[8] == str(p.seeds_needed(0.03, gaps.std())) and line[10] == "open"
-    assert lines["sft"][10] == "above"
+    assert line[8] == f"{p.detectable(gaps.std(), len(gaps)):.3f}"
+    assert line[9] == str(p.seeds_needed(0.03, gaps.std())) and line[11] == "open"
+    assert lines["sft"][11] == "above"
 
 
 def crossed(rng, seeds, tasks, of_seeds, of_tasks, rest, labs):

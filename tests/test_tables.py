@@ -10,7 +10,8 @@ from scipy.stats import t
 from ipr_lite.methods.base import CAREFUL
 from ipr_lite.study import plots, tables
 from ipr_lite.study.quality import COLUMNS, pair_quality, uncounted
-from ipr_lite.study.results import add_results, keep_rows
+from ipr_lite.study.results import add_results, add_task_rewards, keep_rows
+from ipr_lite.study.tables import budgets
 
 PAGES = [tables.BOOK.parent / "README.md", *sorted(tables.BOOK.rglob("*.md"))]
 
@@ -164,3 +165,51 @@ def test_counted_samples_read_back(tmp_path):
     assert uncounted("0.5x2;1x1") == [0.5, 0.5, 1.0]
     path = keep_rows(tmp_path / "a.csv", contrast(0, "0x1", "1x1", 0.0), COLUMNS, ("seed",), "command", lambda row: 0)
     assert path.read_text().startswith("# command\n# schema 1\nenv,seed,")
+
+
+@pytest.fixture
+def two_budgets(tmp_path):
+    """Three seeds of the shop on the next base: ETO alike at both budgets but for its actions, IPR .1 above per demonstration."""
+    rows = []
+    for seed, level in enumerate((0.5, 0.6, 0.7)):
+        for method, budget, reward, actions in (
+            ("sft", "per action", level, 0), ("ipr", "per action", level + 0.1, 4000), ("eto", "per action", level + 0.1, 4000),
+            ("eto", "per demonstration", level + 0.001 * seed, 500),
+        ):  # fmt: skip
+            for number in (1, 2) if actions else (0,):
+                mine = row(
+                    method, seed, reward, setting=budgets.BUDGETS[budget], scale=budgets.BASE, iteration=number,
+                    selected=int(number != 1), env_steps=actions * number,
+                )  # fmt: skip
+                rows.append(mine | {"panel": "abcdefgh", "rewards": [reward - 0.1, reward + 0.1]})
+    add_results(tmp_path / "shop_next.csv", rows, "x")
+    add_task_rewards(tmp_path / "shop_next.csv", rows, "x")
+    return tmp_path
+
+
+def test_both_budgets_stand_beside_each_other(two_budgets):
+    lines = [
+        [c.strip() for c in line.split("|")[1:-1]] for line in tables.TABLES["both-budgets"](two_budgets).splitlines()
+    ]
+    cells = {(line[1], line[2]): line[3:] for line in lines[2:]}
+    assert cells["eto", "per demonstration"][2] == "1,000" and cells["eto", "per action"][2] == "8,000"
+    assert cells["ipr", ""][0].startswith("0.700") and cells["ipr", ""][1].startswith("+0.100")
+    assert cells["sft", ""][1] == ""
+
+
+def test_claims_are_asked_at_both_budgets(two_budgets):
+    lines = [
+        [c.strip() for c in line.split("|")[1:-1]] for line in tables.TABLES["budget-claims"](two_budgets).splitlines()
+    ]
+    said = {(line[0], line[2]): line[3:] for line in lines[2:]}
+    once, equal = said["ipr minus eto", "per demonstration"], said["ipr minus eto", "per action"]
+    assert once[0] == "+0.039" and once[1].startswith("+0.099 (0.097 to 0.101)") and once[3] == "above"
+    assert equal[1].startswith("+0.000 (0.000 to 0.000)") and equal[3] == "equal"
+    low, high = map(float, once[2].split(" to "))
+    assert low <= 0.099 <= high and high - low < 0.01
+
+
+def test_the_budgets_figure_draws_a_point_a_round(two_budgets):
+    (axis,) = tables.figures(two_budgets)["budgets"].axes
+    drawn = {line.get_label(): list(line.get_xdata()) for line in axis.lines}
+    assert drawn["eto"] == drawn["ipr"] == [4000, 8000] and drawn["eto, as its paper explores"] == [500, 1000]

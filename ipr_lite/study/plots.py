@@ -260,6 +260,43 @@ def method_panels(
     return _titled(figure, title, told)
 
 
+def reward_by_actions(
+    panels: Mapping[str, Mapping[tuple[str, str], tuple[Sequence[float], Sequence[float]]]],
+    flat: Mapping[str, Mapping[str, Mapping[int, float]]], seeds: str,
+) -> Figure:  # fmt: skip
+    """Mean reward on test against actions in the world, a panel a world; a point a round.
+
+    `panels`: world -> (method, budget) -> actions and rewards; `flat`: world -> method -> reward by seed, of what explores nothing.
+    """
+    figure = PngFigure(figsize=(9.6, 4.2), layout="constrained", facecolor="white")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (world, lines) in zip(axes, panels.items(), strict=True):
+        axis.spines[["top", "right"]].set_visible(False)
+        for method, found in ((method, found) for method, found in flat[world].items() if found):
+            axis.axhline(
+                np.mean(list(found.values())), color=PALETTE[method], linewidth=1.5, label=f"{method}: explores nothing"
+            )
+        for (method, budget), (actions, values) in lines.items():
+            colour, marker = style_of(method)
+            once = budget == "per demonstration"
+            axis.plot(
+                actions, values, ":" if once else "-", color=colour, marker=marker, markersize=6,
+                markerfacecolor="white" if once else colour, label=f"{method}{', as its paper explores' if once else ''}",
+            )  # fmt: skip
+        axis.set(xscale="log", xlabel="actions in the world, all rounds so far")
+        axis.set_title(world, fontsize=10)
+        axis.tick_params(labelsize=8)
+        axis.xaxis.label.set_size(9)
+    axes[0].set_ylabel("mean reward on test", fontsize=9)
+    keys = {label: key for axis in axes for key, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return _titled(
+        figure,
+        "Reward against what it cost, from the same start",
+        f"n = {seeds} seeds; a point a round, nothing chosen",
+    )
+
+
 def mc_convergence(samples: Sequence[Sequence[float]], truth: float) -> Figure:
     """How the Monte Carlo step reward nears the truth as the number N of rollouts grows.
 

@@ -117,6 +117,15 @@ def two_way(differences: np.ndarray, draws: int = 4000, seed: int = 0) -> tuple[
     return float(mean), float(mean - half), float(mean + half)
 
 
+def over_seeds_and_tasks(first: pd.DataFrame, second: pd.DataFrame) -> str:
+    """The two-way interval of first - second, of a method's rows each of a `_tasks` file, a row a seed; empty for fewer than two seeds."""
+    a, b = (
+        {row.seed: np.array(row.rewards.split(), float) / 1000 for row in rows.itertuples()} for rows in (first, second)
+    )
+    seeds = sorted(a.keys() & b.keys())
+    return show_interval(*two_way(np.array([a[s] - b[s] for s in seeds]))[1:]) if len(seeds) > 1 else ""
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values corrected for their number (Holm, 1979), in the order given; NaN stays and does not count."""
     order = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
@@ -127,32 +136,45 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return found
 
 
-def power_rows(results: pd.DataFrame, wanted: float = MARGIN, method: str = "ipr", split: str = "test") -> list[tuple]:
+def answers(moments: Sequence[Moments]) -> list[str]:
+    """Whether each difference is *above* 0, *below*, *equal* to it within the margin, or *open*; all asked at once."""
+    words = {"reproduced": "above", "reversed": "below"}
+    corrected = holm([one.p for one in moments])
+    found = [one.verdict(1.0, p) for one, p in zip(moments, corrected, strict=True)]
+    return [words.get(verdict, verdict) for verdict in found]
+
+
+def power_rows(
+    results: pd.DataFrame, wanted: float = MARGIN, method: str = "ipr", split: str = "test", tasks: pd.DataFrame | None = None
+) -> list[tuple]:  # fmt: skip
     """What a results file can say: a method minus each other of its setting, on the iterates that dev chose.
 
-    Per comparison: world, setting, method, other, seeds, mean, 95 % interval, smallest detectable difference, seeds that
-    a difference of `wanted` needs, p after Holm's correction over all rows, and whether it is above, below, equal or open.
+    Per comparison: world, setting, method, other, seeds, mean, 95 % interval over seeds, and over seeds and tasks (where `tasks`
+    has them), smallest detectable difference, seeds that a difference of `wanted` needs, p after Holm's correction over
+    all rows, and whether it is above, below, equal or open.
     """
-    rows = results[(results["split"] == split) & (results["selected"] == 1)]
+    rows, single = (None if t is None else t[(t["split"] == split) & (t["selected"] == 1)] for t in (results, tasks))
     found = []
     for (env, setting), cell in rows.groupby(["env", "setting"], sort=False):
         rewards = {name: dict(zip(one["seed"], one["reward"], strict=True)) for name, one in cell.groupby("method")}
         for other in sorted(rewards.keys() - {method}, key=agent_order) if method in rewards else ():
             mean, low, high, n = difference(rewards[method], rewards[other])
             if n > 1:
-                found.append((env, setting, other, mean, low, high, Moments.behind(mean, low, n)))
-    corrected = holm([one[-1].p for one in found])
-    lines = []
-    for (env, setting, other, mean, low, high, moments), p in zip(found, corrected, strict=True):
-        said = {"reproduced": "above", "reversed": "below"}.get(verdict := moments.verdict(1.0, p), verdict)
-        lines.append((
-            env, setting, method, other, moments.n, show_signed(mean), show_interval(low, high),
-            show(detectable(moments.sd, moments.n)), _needed(wanted, moments.sd), show(p, 4), said,
-        ))  # fmt: skip
-    return lines
+                both = "" if single is None else over_seeds_and_tasks(
+                    *(single[(single["env"] == env) & (single["setting"] == setting) & (single["method"] == name)]
+                      for name in (method, other))
+                )  # fmt: skip
+                cells = (show_signed(mean), show_interval(low, high), both)
+                found.append(((env, setting, method, other, n, *cells), Moments.behind(mean, low, n)))
+    moments = [one for _, one in found]
+    corrected = holm([one.p for one in moments])
+    return [
+        (*line, show(detectable(one.sd, one.n)), _needed(wanted, one.sd), show(p, 4), answer)
+        for (line, one), p, answer in zip(found, corrected, answers(moments), strict=True)
+    ]
 
 
-HEADER = ("env", "setting", "method", "minus", "seeds", "difference", "95 % interval", "detectable", "seeds for {:g}",
+HEADER = ("env", "setting", "method", "minus", "seeds", "difference", "over seeds", "over seeds and tasks", "detectable", "seeds for {:g}",
           "p (Holm)", "verdict")  # fmt: skip
 
 

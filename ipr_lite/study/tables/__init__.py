@@ -14,6 +14,7 @@ from pathlib import Path
 from ipr_lite.records import write_atomically
 from ipr_lite.study import plots
 from ipr_lite.study.tables.ablations import deviations, table4, table4_rounds
+from ipr_lite.study.tables.budgets import both_budgets, budget_claims
 from ipr_lite.study.tables.comparison import (
     cost,
     optimism,
@@ -49,6 +50,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "table4-rounds": table4_rounds,
     "deviations": deviations,
     "search": searched,
+    "both-budgets": both_budgets,
+    "budget-claims": budget_claims,
     "lab": lab,
     "lab-estimators": lab_estimators,
     "map": when_steps_help,

@@ -8,7 +8,15 @@ from ipr_lite.methods import METHODS
 from ipr_lite.methods.learned_rewards import FIT_COLUMNS
 from ipr_lite.study.results import difference, markdown_table, read_table, show, show_signed, worlds_markdown
 from ipr_lite.study.speed import stage_table
-from ipr_lite.study.tables.results import RESULTS_FOLDER, SEEDLESS, WORLDS, Results, difference_cell, mean_cell, verdicts
+from ipr_lite.study.tables.results import (
+    RESULTS_FOLDER,
+    SEEDLESS,
+    WORLDS,
+    Results,
+    difference_cell,
+    mean_cell,
+    verdicts,
+)
 
 # The paper's Table 2 (average reward), in the order of WORLDS; Llama-2-7B.
 PAPER_2 = {

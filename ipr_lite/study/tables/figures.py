@@ -12,6 +12,7 @@ from ipr_lite.records import write_atomically
 from ipr_lite.study import plots
 from ipr_lite.study.report import figure_html
 from ipr_lite.study.results import difference, effect_cells, effect_table, markdown_table, read_results
+from ipr_lite.study.tables.budgets import budgets_figure
 from ipr_lite.study.tables.lab import lab_figure
 from ipr_lite.study.tables.map import map_cells
 from ipr_lite.study.tables.results import RESULTS_FOLDER, SEEDLESS, WORLDS, Results
@@ -52,8 +53,9 @@ def figures(folder: Path = RESULTS_FOLDER) -> dict[str, Figure]:
         sure = [cell[0] for cell in cells if cell[2] > 0]
         takeaway = "interval above 0: " + ", ".join(sure) if sure else "no interval lies above zero"
         found["map"] = plots.forest(cells, "IPR minus ETO, paired by seed (95 % interval)", "When steps help", takeaway)
-    if figure := lab_figure(folder):
-        found["lab"] = figure
+    for name, drawn in (("lab", lab_figure), ("budgets", budgets_figure)):
+        if figure := drawn(folder):
+            found[name] = figure
     return found
 
 

@@ -1,0 +1,133 @@
+"""Every method at both budgets: what one demonstration gives, and what one action in the world gives.
+
+Per demonstration each method explores as its own paper says (ETO once a task and round); per action in the world all take
+as many as IPR. The base is one that earns nothing on its own, `data/next-base`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ipr_lite.methods import METHODS
+from ipr_lite.study import plots
+from ipr_lite.study.power import Moments, answers, over_seeds_and_tasks
+from ipr_lite.study.results import TASKS, difference, markdown_table, read_table, show_signed
+from ipr_lite.study.tables.comparison import PAPER_2
+from ipr_lite.study.tables.results import RESULTS_FOLDER, SEEDLESS, Results, difference_cell, mean_cell
+
+BASE = "tiny:next-base"
+EQUAL = "w_sft=1.0 sft_per=sequence"
+BUDGETS = {"per demonstration": f"{EQUAL} budget=paper", "per action": EQUAL}
+"""Their settings."""
+ONE = ("base", "sft", "sft-long", "sft-careful", "random-pairs", "ipr", "careful")
+"""Methods that are the same at both: they explore nothing, or as much as IPR, whose budget is the measure."""
+WORLDS = {"shop": 0, "sql": 1, "house": None}
+"""Worlds, and the place of the paper's column; the household is two columns there."""
+SILENT = ("base", "sft")
+"""Methods that explore nothing."""
+CLAIMS = (
+    ("sft", "base"), ("ipr", "base"), ("ipr", "sft"), ("ipr", "random-pairs"), ("ipr", "rft"), ("ipr", "eto"), ("ipr", "eto-sft"),
+    ("eto-sft", "eto"),
+)  # fmt: skip
+"""First above second is what a reader of the paper expects."""
+
+
+def rewards(results: Results, env: str, method: str, budget: str) -> dict[int, float]:
+    """Mean reward on test by seed, of the round that dev chose."""
+    mine = _setting(results.rows, env, method, budget)
+    mine = mine[(mine["split"] == "test") & (mine["selected"] == 1) & (mine["scale"] == BASE)]
+    return dict(zip(mine["seed"], mine["reward"], strict=True))
+
+
+def _setting(rows: pd.DataFrame, env: str, method: str, budget: str) -> pd.DataFrame:
+    """The rows of a method at a budget."""
+    setting = EQUAL if method in ONE else BUDGETS[budget]
+    return rows[(rows["env"] == env) & (rows["method"] == method) & (rows["setting"] == setting)]
+
+
+def budgets_of(results: Results, env: str, method: str) -> list[str]:
+    """The budgets at which a method was run; `""` for one that has only one."""
+    settings = set(results.of(env, "test", method)["setting"])
+    if method in ONE:
+        return [""] if EQUAL in settings else []
+    return [budget for budget, setting in BUDGETS.items() if setting in settings]
+
+
+def both_budgets(folder: Path = RESULTS_FOLDER) -> str:
+    """Every method in every world at both budgets: reward, what it gains over SFT, its actions in the world."""
+    results, rows = Results("next", folder), []
+    for env in WORLDS:
+        sft = rewards(results, env, "sft", "per action")
+        for method in METHODS:
+            for budget in budgets_of(results, env, method):
+                mine = rewards(results, env, method, budget or "per action")
+                spent = _setting(results.rows, env, method, budget or "per action")
+                actions = spent[spent["iteration"] == spent["iteration"].max()]["env_steps"].mean()
+                rows.append((
+                    env, method, budget, mean_cell(mine, method), "" if method == "sft" else difference_cell(difference(mine, sft)),
+                    "" if method in SEEDLESS else f"{actions:,.0f}",
+                ))  # fmt: skip
+    header = (
+        "world",
+        "method",
+        "budget",
+        "reward [seeds]",
+        "minus SFT, 95 % interval, detectable [seeds]",
+        "actions in the world",
+    )
+    return markdown_table(header, rows)
+
+
+def budget_claims(folder: Path = RESULTS_FOLDER) -> str:
+    """What is expected to be above what: the difference over seeds, over seeds and tasks, and what may be said of all at once."""
+    results = Results("next", folder)
+    paths = sorted(folder.glob("*_next_tasks.csv"))
+    tasks = pd.concat([read_table(path, TASKS) for path in paths]) if paths else pd.DataFrame(columns=TASKS)
+    tasks = tasks[(tasks["split"] == "test") & (tasks["selected"] == 1) & (tasks["scale"] == BASE)]
+    lines, moments = [], []
+    for first, second in CLAIMS:
+        for env, column in WORLDS.items():
+            for budget in budgets_of(results, env, second) or [""]:
+                at = budget or "per action"
+                found = difference(rewards(results, env, first, at), rewards(results, env, second, at))
+                if not found[-1]:
+                    continue
+                known = column is not None and first in PAPER_2 and second in PAPER_2
+                paper = show_signed(PAPER_2[first][column] - PAPER_2[second][column]) if known else ""
+                moments.append(Moments.behind(found[0], found[1], found[3]))
+                both = over_seeds_and_tasks(*(_setting(tasks, env, name, at) for name in (first, second)))
+                lines.append((f"{first} minus {second}", env, budget, paper, difference_cell(found), both))
+    rows = [(*line, said) for line, said in zip(lines, answers(moments), strict=True)]
+    header = (
+        "difference",
+        "world",
+        "budget",
+        "paper",
+        "95 % interval over seeds, detectable [seeds]",
+        "over seeds and tasks",
+        "verdict",
+    )
+    return markdown_table(header, rows)
+
+
+def budgets_figure(folder: Path = RESULTS_FOLDER) -> Figure | None:
+    """Reward on test against actions in the world, a panel a world: each method after each of its rounds, at both budgets."""
+    results = Results("next", folder)
+    worlds = [env for env in WORLDS if len(results.of(env, "test", "ipr"))]
+    if not worlds:
+        return None
+    panels = {}
+    for env in worlds:
+        lines = panels[env] = {}
+        for method in METHODS:
+            rows = results.of(env, "test", method)
+            for budget, setting in BUDGETS.items():
+                mine = rows[(rows["setting"] == setting) & (rows["iteration"] > 0)].groupby("iteration")
+                if len(mine):
+                    lines[method, budget] = (mine["env_steps"].mean().tolist(), mine["reward"].mean().tolist())
+    flat = {env: {m: rewards(results, env, m, "per action") for m in SILENT} for env in worlds}
+    n = sorted({len(rewards(results, env, "ipr", "per action")) for env in worlds})
+    return plots.reward_by_actions(panels, flat, f"{n[0]}" if len(n) == 1 else f"{n[0]} to {n[-1]}")
