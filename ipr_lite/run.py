@@ -20,6 +20,7 @@ from ipr_lite.config import MEMORY, WHERE, Config, Scale, scale
 from ipr_lite.engine import rollouts, trl
 from ipr_lite.engine.cache import check_attention
 from ipr_lite.engine.folder import Folder, fill_atomically, journal, write_log
+from ipr_lite.engine.gguf import local
 from ipr_lite.engine.merge import decoder, save_merged
 from ipr_lite.engine.out_of_memory import with_advice
 from ipr_lite.engine.shared_prompt import reading
@@ -376,4 +377,5 @@ def draw_demonstrations(config: Config, env, habits: str) -> list[Trajectory]:
 
 def scale_of(config: Config) -> Scale:
     """The scale of a config, with the model and the memory settings that the config gives in place of its own."""
-    return scale(config.scale, model=config.model, **{name: getattr(config, name) for name in MEMORY})
+    given = scale(config.scale, model=config.model, **{name: getattr(config, name) for name in MEMORY})
+    return replace(given, model=local(given.model))
