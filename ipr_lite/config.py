@@ -109,7 +109,7 @@ class Config:
     test: Count = 300
     """Tasks of the test split to evaluate on."""
     trainer: Literal["plain", "trl"] | None = None
-    """Who trains: the plain loop, or TRL's trainers. Default: the plain loop at tiny, TRL for real models."""
+    """Who trains: the plain loop, or TRL's trainers. Default: the plain loop where a CPU trains (tiny, smol), TRL for larger models."""
     micro_batch: Count | None = None
     """Examples or pairs trained on at once, a divisor of the batch size. Default, as in the next three: the scale's."""
     gradient_checkpointing: bool | None = None
@@ -255,7 +255,7 @@ SCALES = {
     ),
     "smol": Scale(
         "smol", SMOL, lora_rank=16, lora_alpha=32, max_new_tokens=128, rollout_batch=24, max_length=2048,
-        sft_learning_rate=1e-3, learning_rate=5e-5,
+        micro_batch=1, sft_learning_rate=1e-3, learning_rate=5e-5,
     ),
     "small": Scale("small", "Qwen/Qwen2.5-0.5B-Instruct", rollout_batch=32, sft_learning_rate=2e-4, **_REAL),
     "consumer": Scale("consumer", "Qwen/Qwen2.5-7B-Instruct", rollout_batch=8, sft_learning_rate=1e-4, **_REAL),

@@ -230,7 +230,9 @@ class Run(Folder):
     @property
     def _trainer(self) -> tuple[Callable, Callable]:
         """`train_sft` and `train_preferences`: the plain trainer's, with its fast reading, or TRL's."""
-        plain = self.config.trainer == "plain" or (self.config.trainer is None and self.config.scale == "tiny")
+        plain = self.config.trainer == "plain" or (
+            self.config.trainer is None and self.config.scale in ("tiny", "smol")
+        )
         if not plain:
             return trl.train_sft, trl.train_preferences
         return partial(train.train_sft, reading=reading), partial(train.train_preferences, reading=reading)

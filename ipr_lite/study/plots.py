@@ -297,6 +297,28 @@ def reward_by_actions(
     )
 
 
+def lab_curves(
+    lines: Mapping[tuple[str, str, str, str], pd.DataFrame], curve: tuple[Sequence[int], Sequence[float], str], told: str
+) -> Figure:  # fmt: skip
+    """Greedy reward against the number of decisions under one outcome, and against the actions that it took.
+
+    `lines`: (name, colour, marker, line) -> rows with `decisions`, `actions`, `greedy`; `curve`: what was predicted by decisions.
+    """
+    figure, (left, right) = _figure(9.0, 3.4, panels=2)
+    for (name, colour, marker, line), mine in lines.items():
+        for axis, x in ((left, "decisions"), (right, "actions")):
+            axis.plot(mine[x], mine["greedy"], line, marker=marker, color=colour, label=name, markersize=6)
+    ks, values, label = curve
+    left.plot(ks, values, color="#777777", linewidth=1, label=label)
+    left.set(xlabel="K, decisions under one outcome", ylabel="greedy reward", ylim=(0.5, 1.0), xticks=ks)
+    right.set(xscale="log", xlabel="actions in the world", ylim=(0.5, 1.0))
+    for row in mine.itertuples():
+        place = {"xytext": (3, -12), "textcoords": "offset points", "ha": "right", "fontsize": 7}
+        right.annotate(f"K={row.decisions}", (row.actions, row.greedy), **place)
+    left.legend(fontsize=8, frameon=False, loc="lower left")
+    return _titled(figure, "Per demonstration steps beat outcomes; per action outcomes do as well or better", told)
+
+
 def mc_convergence(samples: Sequence[Sequence[float]], truth: float) -> Figure:
     """How the Monte Carlo step reward nears the truth as the number N of rollouts grows.
 

@@ -16,12 +16,12 @@ from ipr_lite.study.lab_estimators import COLUMNS as ESTIMATOR_COLUMNS
 from ipr_lite.study.results import markdown_table, show, show_signed
 from ipr_lite.study.tables.results import RESULTS_FOLDER
 
-METHODS = {"eto-paper": "ETO, each task once", "eto-equal": "ETO, with IPR's actions", "ipr": "IPR"}
-LOOKS = {
-    "eto-paper": ("#b07aa1", "v", ":"),
-    "eto-equal": ("#5e1848", "s", "--"),
-    "ipr": (plots.PALETTE["ipr"], "D", "-"),
+METHODS = {
+    "eto-paper": ("ETO, each task once", "#b07aa1", "v", ":"),
+    "eto-equal": ("ETO, with IPR's actions", "#5e1848", "s", "--"),
+    "ipr": ("IPR", plots.PALETTE["ipr"], "D", "-"),
 }
+"""What they are called in the figure, and their colour, marker and line."""
 CELL = ["decisions", "kinds", "tasks", "samples", "skill"]
 
 
@@ -82,21 +82,8 @@ def lab_figure(folder: Path = RESULTS_FOLDER) -> Figure | None:
     rows = rows[(rows["tasks"] == 40) & (rows["samples"] == 5) & (rows["skill"] == 0.5)]
     if rows.empty:
         return None
-    figure, (left, right) = plots._figure(9.0, 3.4, panels=2)
-    for method, name in METHODS.items():
-        mine, (colour, marker, line) = rows[rows["method"] == method], LOOKS[method]
-        for axis, x in ((left, "decisions"), (right, "actions")):
-            axis.plot(mine[x], mine["greedy"], line, marker=marker, color=colour, label=name, markersize=6)
+    lines = {looks: rows[rows["method"] == method] for method, looks in METHODS.items()}
     ks = sorted(set(rows["decisions"]))
-    left.plot(ks, [predicted(k, 4) for k in ks], color="#777777", linewidth=1, label="predicted: Φ(√(2m / πK))")
-    left.set(xlabel="K, decisions under one outcome", ylabel="greedy reward", ylim=(0.5, 1.0), xticks=ks)
-    right.set(xscale="log", xlabel="actions in the world", ylim=(0.5, 1.0))
-    for row in rows[rows["method"] == "ipr"].itertuples():
-        place = {"xytext": (3, -12), "textcoords": "offset points", "ha": "right", "fontsize": 7}
-        right.annotate(f"K={row.decisions}", (row.actions, row.greedy), **place)
-    left.legend(fontsize=8, frameon=False, loc="lower left")
-    n = rows["seeds"].iloc[0]
-    return plots._titled(
-        figure, "Per demonstration steps beat outcomes; per action outcomes do as well or better",
-        f"the exact lab: m = 4 demonstrations of each of 10 kinds, N = 5; n = {n} seeds, intervals smaller than the markers",
-    )  # fmt: skip
+    curve = ks, [predicted(k, 4) for k in ks], "predicted: Φ(√(2m / πK))"
+    told = f"m = 4 demonstrations of each of 10 kinds, N = 5; n = {rows['seeds'].iloc[0]} seeds"
+    return plots.lab_curves(lines, curve, f"the exact lab: {told}, intervals smaller than the markers")
