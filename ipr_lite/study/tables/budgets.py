@@ -6,6 +6,7 @@ as many as IPR. The base is one that earns nothing on its own, `data/next-base`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -35,17 +36,21 @@ CLAIMS = (
 """First above second is what a reader of the paper expects."""
 
 
-def rewards(results: Results, env: str, method: str, budget: str) -> dict[int, float]:
-    """Mean reward on test by seed, of the round that dev chose."""
-    mine = _setting(results.rows, env, method, budget)
-    mine = mine[(mine["split"] == "test") & (mine["selected"] == 1) & (mine["scale"] == BASE)]
-    return dict(zip(mine["seed"], mine["reward"], strict=True))
+def chosen(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the rows of results or of single tasks: those of the test split, of the round that dev chose."""
+    return rows[(rows["split"] == "test") & (rows["selected"] == 1) & (rows["scale"] == BASE)]
 
 
-def _setting(rows: pd.DataFrame, env: str, method: str, budget: str) -> pd.DataFrame:
-    """The rows of a method at a budget."""
+def of(rows: pd.DataFrame, env: str, method: str, budget: str, seeds: Iterable[int] = ()) -> pd.DataFrame:
+    """The rows of a method at a budget. What no seed changes has been run once, and is the same for all `seeds`."""
     setting = EQUAL if method in ONE else BUDGETS[budget]
-    return rows[(rows["env"] == env) & (rows["method"] == method) & (rows["setting"] == setting)]
+    mine = rows[(rows["env"] == env) & (rows["method"] == method) & (rows["setting"] == setting)]
+    seeds = sorted(seeds)
+    return mine.iloc[[0] * len(seeds)].assign(seed=seeds) if method in SEEDLESS and seeds and len(mine) else mine
+
+
+def by_seed(rows: pd.DataFrame) -> dict[int, float]:
+    return dict(zip(rows["seed"], rows["reward"], strict=True))
 
 
 def budgets_of(results: Results, env: str, method: str) -> list[str]:
@@ -58,27 +63,28 @@ def budgets_of(results: Results, env: str, method: str) -> list[str]:
 
 def both_budgets(folder: Path = RESULTS_FOLDER) -> str:
     """Every method in every world at both budgets: reward, what it gains over SFT, its actions in the world."""
-    results, rows = Results("next", folder), []
+    results, lines = Results("next", folder), []
+    rows = chosen(results.rows)
     for env in WORLDS:
-        sft = rewards(results, env, "sft", "per action")
+        sft = by_seed(of(rows, env, "sft", ""))
         for method in METHODS:
             for budget in budgets_of(results, env, method):
-                mine = rewards(results, env, method, budget or "per action")
-                spent = _setting(results.rows, env, method, budget or "per action")
+                mine, spent = by_seed(of(rows, env, method, budget)), of(results.rows, env, method, budget)
                 actions = spent[spent["iteration"] == spent["iteration"].max()]["env_steps"].mean()
-                rows.append((
-                    env, method, budget, mean_cell(mine, method), "" if method == "sft" else difference_cell(difference(mine, sft)),
+                gain = difference(by_seed(of(rows, env, method, budget, sft)), sft)
+                lines.append((
+                    env, method, budget, mean_cell(mine, method), "" if method == "sft" else difference_cell(gain),
                     "" if method in SEEDLESS else f"{actions:,.0f}",
                 ))  # fmt: skip
     header = (
         "world",
         "method",
         "budget",
-        "reward [seeds]",
+        "reward",
         "minus SFT, 95 % interval, detectable [seeds]",
         "actions in the world",
     )
-    return markdown_table(header, rows)
+    return markdown_table(header, lines)
 
 
 def budget_claims(folder: Path = RESULTS_FOLDER) -> str:
@@ -86,31 +92,31 @@ def budget_claims(folder: Path = RESULTS_FOLDER) -> str:
     results = Results("next", folder)
     paths = sorted(folder.glob("*_next_tasks.csv"))
     tasks = pd.concat([read_table(path, TASKS) for path in paths]) if paths else pd.DataFrame(columns=TASKS)
-    tasks = tasks[(tasks["split"] == "test") & (tasks["selected"] == 1) & (tasks["scale"] == BASE)]
+    rows, tasks = chosen(results.rows), chosen(tasks)
     lines, moments = [], []
     for first, second in CLAIMS:
         for env, column in WORLDS.items():
-            for budget in budgets_of(results, env, second) or [""]:
-                at = budget or "per action"
-                found = difference(rewards(results, env, first, at), rewards(results, env, second, at))
+            for budget in budgets_of(results, env, second):
+                ours = of(rows, env, first, budget)
+                found = difference(by_seed(ours), by_seed(of(rows, env, second, budget, ours["seed"])))
                 if not found[-1]:
                     continue
                 known = column is not None and first in PAPER_2 and second in PAPER_2
                 paper = show_signed(PAPER_2[first][column] - PAPER_2[second][column]) if known else ""
                 moments.append(Moments.behind(found[0], found[1], found[3]))
-                both = over_seeds_and_tasks(*(_setting(tasks, env, name, at) for name in (first, second)))
+                both = over_seeds_and_tasks(*(of(tasks, env, name, budget, ours["seed"]) for name in (first, second)))
                 lines.append((f"{first} minus {second}", env, budget, paper, difference_cell(found), both))
-    rows = [(*line, said) for line, said in zip(lines, answers(moments), strict=True)]
+    said = [(*line, answer) for line, answer in zip(lines, answers(moments), strict=True)]
     header = (
         "difference",
         "world",
         "budget",
         "paper",
-        "95 % interval over seeds, detectable [seeds]",
+        "over seeds, detectable [seeds]",
         "over seeds and tasks",
         "verdict",
     )
-    return markdown_table(header, rows)
+    return markdown_table(header, said)
 
 
 def budgets_figure(folder: Path = RESULTS_FOLDER) -> Figure | None:
@@ -123,11 +129,12 @@ def budgets_figure(folder: Path = RESULTS_FOLDER) -> Figure | None:
     for env in worlds:
         lines = panels[env] = {}
         for method in METHODS:
-            rows = results.of(env, "test", method)
+            played = results.of(env, "test", method)
             for budget, setting in BUDGETS.items():
-                mine = rows[(rows["setting"] == setting) & (rows["iteration"] > 0)].groupby("iteration")
+                mine = played[(played["setting"] == setting) & (played["iteration"] > 0)].groupby("iteration")
                 if len(mine):
                     lines[method, budget] = (mine["env_steps"].mean().tolist(), mine["reward"].mean().tolist())
-    flat = {env: {m: rewards(results, env, m, "per action") for m in SILENT} for env in worlds}
-    n = sorted({len(rewards(results, env, "ipr", "per action")) for env in worlds})
+    rows = chosen(results.rows)
+    flat = {env: {m: by_seed(of(rows, env, m, "")) for m in SILENT} for env in worlds}
+    n = sorted({len(of(rows, env, "ipr", "")) for env in worlds})
     return plots.reward_by_actions(panels, flat, f"{n[0]}" if len(n) == 1 else f"{n[0]} to {n[-1]}")
