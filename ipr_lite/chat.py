@@ -243,3 +243,17 @@ def _template(head: str, to_user: str, to_agent: str, agent_to_user: str, tail: 
 {{%- endfor -%}}
 {{%- if add_generation_prompt -%}}{{{{- {to_agent} -}}}}{{%- else -%}}{{{{- {tail} -}}}}{{%- endif -%}}
 """
+
+
+def without_thoughts(messages: list[Message]) -> list[Message]:
+    """The conversation of an agent that acts without thinking aloud: its thoughts are gone, and the prompt asks for none."""
+
+    def bare(message: Message) -> Message:
+        text = message["content"]
+        if message["role"] == "system":
+            text = text.replace("a Thought and an Action", "an Action").replace("a thought and an action", "an action")
+        if message["role"] == "assistant":
+            text = text[text.find("\nAction:") + 1 :]
+        return message | {"content": text}
+
+    return [bare(message) for message in messages]

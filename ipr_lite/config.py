@@ -49,6 +49,8 @@ class Config:
     keep: Annotated[float, Field(ge=-1, le=1)] | None = None
     """A demonstration is kept if its outcome reward is at least this. Default: the world's own (shop .5, SQL and
     household 0: failures stay; the paper: WebShop .7, SQL 1)."""
+    thoughts: bool = True
+    """The agent thinks aloud before it acts (ReAct), as the demonstrators do; without, it is shown and asked for actions alone."""
     habits: str = "habitual"
     """Who demonstrates: habitual or careful people; in the shop also skips-size and takes-first."""
     sft_epochs: Positive = 3.0

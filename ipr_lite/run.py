@@ -15,7 +15,7 @@ from typing import Self
 import torch
 
 from ipr_lite import envs, rollout, train
-from ipr_lite.chat import Chat
+from ipr_lite.chat import Chat, without_thoughts
 from ipr_lite.config import MEMORY, WHERE, Config, Scale, scale
 from ipr_lite.engine import rollouts, trl
 from ipr_lite.engine.cache import check_attention
@@ -178,7 +178,8 @@ class Run(Folder):
         """An episode at the start of a task."""
         env = self.env.clone()
         observation, _ = env.reset(options={"task": task})
-        return Episode(env, task, env.messages(observation, task), seed)
+        messages = env.messages(observation, task)
+        return Episode(env, task, messages if self.config.thoughts else without_thoughts(messages), seed)
 
     def play(
         self, tasks: list[Task], weights: Weights | None, agent: str, stage: Path | None = None
@@ -374,7 +375,7 @@ def draw_demonstrations(config: Config, env, habits: str) -> list[Trajectory]:
         kept = people.demonstrations(drawn, env, people.sorts[habits], config.seed, keep=keep)
     if not kept:
         raise ValueError(f"none of {len(drawn)} demonstrations has an outcome of {keep} or more; lower keep")
-    return kept
+    return kept if config.thoughts else [replace(one, messages=without_thoughts(one.messages)) for one in kept]
 
 
 def scale_of(config: Config) -> Scale:

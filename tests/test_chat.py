@@ -2,7 +2,8 @@
 
 import pytest
 
-from ipr_lite.chat import Chat
+from ipr_lite import envs
+from ipr_lite.chat import Chat, without_thoughts
 from ipr_lite.make.pretrain import CHAT_TEMPLATE, train_tokenizer
 from ipr_lite.records import Pair
 
@@ -79,3 +80,17 @@ def test_any_text_comes_back(tokenizer):
     chat = Chat(tokenizer)
     for text in ("naïve › 5 µg", "a  b\n\nc", "$3.50 [SEP] B01", "日本", "\u0000\u200b"):
         assert chat.text(chat.content(text)) == text
+
+
+@pytest.mark.parametrize("world", ["shop", "sql", "house", "lab-4", "shop-2"])
+def test_without_thoughts_the_actions_are_the_same(world):
+    env, people = envs.make(world), envs.people_of(world)
+    tasks = list(envs.tasks(world, "train"))[:20]
+    for one in people.demonstrations(tasks, env, people.habitual, 0, keep=-2):
+        bare = without_thoughts(one.messages)
+        said = [m["content"] for m in bare if m["role"] == "assistant"]
+        assert not any("Thought" in text for text in said) and "hought" not in bare[0]["content"]
+        env.reset(options={"task": one.task})
+        assert [env.parse(text) for text in said] == [env.parse(text) for text in one.actions]
+        assert [m for m in bare if m["role"] == "user"] == [m for m in one.messages if m["role"] == "user"]
+        assert without_thoughts(bare) == bare

@@ -73,7 +73,7 @@ def learning_curves(log: Sequence[dict] | pd.DataFrame, title: str = "Training")
     panels = [(label, names) for label, names in panels if names]
     if not panels or "step" not in log:
         raise ValueError("the log has no column to draw against step")
-    figure, axes = _figure(4.2 * min(len(panels), 2), 2.9 * math.ceil(len(panels) / 2), len(panels))
+    figure, axes = blank(4.2 * min(len(panels), 2), 2.9 * math.ceil(len(panels) / 2), len(panels))
     lines = [("#0b4f9e", "-"), ("#d55e00", "--"), ("#117733", "-."), ("#7a7a7a", ":")]
     for axis, (label, names) in zip(axes, panels, strict=True):
         for name, (colour, style) in zip(names, lines, strict=False):
@@ -96,7 +96,7 @@ def learning_curves(log: Sequence[dict] | pd.DataFrame, title: str = "Training")
     losses = log["loss"].dropna().tolist() if "loss" in log else []
     if len(losses) > 1:
         takeaway = f"loss {losses[0]:.3f} at the first, {losses[-1]:.3f} at the last record"
-    return _titled(figure, f"{title} (n = {int(log['step'].max())} updates)", takeaway)
+    return titled(figure, f"{title} (n = {int(log['step'].max())} updates)", takeaway)
 
 
 def reward_by_agent(rows: Sequence[dict], split: str = "test") -> Figure:
@@ -108,7 +108,7 @@ def reward_by_agent(rows: Sequence[dict], split: str = "test") -> Figure:
     if not rows:
         raise ValueError(f"no metrics of the split {split!r}")
     bars = [row for row in rows if row["agent"] != "careful"]
-    figure, (axis,) = _figure(max(4.2, 1.0 + 0.8 * len(bars)), 3.2)
+    figure, (axis,) = blank(max(4.2, 1.0 + 0.8 * len(bars)), 3.2)
     for place, row in enumerate(bars):
         method = method_of(row["agent"])
         axis.bar(place, row["reward"], 0.7, color=PALETTE.get(method, _OTHER), hatch=HATCHES.get(method, ""), edgecolor="white", alpha=0.55 if method != row["agent"] else 1)  # fmt: skip
@@ -130,7 +130,7 @@ def reward_by_agent(rows: Sequence[dict], split: str = "test") -> Figure:
     tasks = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     reward = {row["agent"]: row["reward"] for row in rows}
     takeaway = f"ipr minus sft: {show_signed(reward['ipr'] - reward['sft'])}" if {"ipr", "sft"} <= reward.keys() else ""
-    return _titled(figure, f"Reward on {split} (n = {tasks} tasks)", takeaway)
+    return titled(figure, f"Reward on {split} (n = {tasks} tasks)", takeaway)
 
 
 def step_reward_strip(step_rewards: Sequence[StepReward]) -> Figure:
@@ -141,7 +141,7 @@ def step_reward_strip(step_rewards: Sequence[StepReward]) -> Figure:
     """
     if not step_rewards:
         raise ValueError("no step rewards to draw")
-    figure, (axis,) = _figure(max(4.2, 1.6 + 0.7 * max(item.step for item in step_rewards)), 3.0)
+    figure, (axis,) = blank(max(4.2, 1.6 + 0.7 * max(item.step for item in step_rewards)), 3.0)
     looks = {"demonstrator": ("#000000", "o", -0.06), "agent": ("#0b4f9e", "D", 0.06)}
     for who, (colour, marker, shift) in looks.items():
         items = sorted((item for item in step_rewards if item.who == who), key=lambda item: item.step)
@@ -168,7 +168,7 @@ def step_reward_strip(step_rewards: Sequence[StepReward]) -> Figure:
     worst = min(step_rewards, key=lambda item: (item.reward_mc, item.step))
     takeaway = f"lowest at step {worst.step} ({worst.who}): {show(worst.reward_mc, 2)}"
     rollouts = "/".join(map(str, counts))
-    return _titled(figure, f"Step rewards of task {step_rewards[0].id} (N = {rollouts} rollouts a step)", takeaway)
+    return titled(figure, f"Step rewards of task {step_rewards[0].id} (N = {rollouts} rollouts a step)", takeaway)
 
 
 def effect_forest(table: pd.DataFrame) -> Figure:
@@ -202,7 +202,7 @@ def forest(
     """
     if not rows:
         raise ValueError("there is no difference to draw")
-    figure, (axis,) = _figure(6.4, 1.5 + 0.36 * len(rows))
+    figure, (axis,) = blank(6.4, 1.5 + 0.36 * len(rows))
     styles = styles or [(PALETTE["ipr"], MARKERS["ipr"])] * len(rows)
     both = zip(reversed(rows), reversed(styles), strict=True)
     for place, ((_, mean, low, high, n), (colour, marker)) in enumerate(both):
@@ -216,7 +216,7 @@ def forest(
     axis.set_xlabel(one_line(xlabel, 80), parse_math=False)
     sizes = sorted({row[4] for row in rows})
     seeds = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    return _titled(figure, f"{title} (n = {seeds} seeds)", takeaway)
+    return titled(figure, f"{title} (n = {seeds} seeds)", takeaway)
 
 
 def method_panels(
@@ -257,66 +257,7 @@ def method_panels(
     ]
     figure.legend(handles=keys, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     told = f"n = {seeds} seeds, the same in every panel; surely: the 95 % interval of the difference, paired by seed, is above 0"
-    return _titled(figure, title, told)
-
-
-def reward_by_actions(
-    panels: Mapping[str, Mapping[tuple[str, str], tuple[Sequence[float], Sequence[float]]]],
-    flat: Mapping[str, Mapping[str, Mapping[int, float]]], seeds: str,
-) -> Figure:  # fmt: skip
-    """Mean reward on test against actions in the world, a panel a world; a point a round.
-
-    `panels`: world -> (method, budget) -> actions and rewards; `flat`: world -> method -> reward by seed, of what explores nothing.
-    """
-    figure = PngFigure(figsize=(9.6, 4.2), layout="constrained", facecolor="white")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (world, lines) in zip(axes, panels.items(), strict=True):
-        axis.spines[["top", "right"]].set_visible(False)
-        for method, found in ((method, found) for method, found in flat[world].items() if found):
-            axis.axhline(
-                np.mean(list(found.values())), color=PALETTE[method], linewidth=1.5, label=f"{method}: explores nothing"
-            )
-        for (method, budget), (actions, values) in lines.items():
-            colour, marker = style_of(method)
-            once = budget == "per demonstration"
-            axis.plot(
-                actions, values, ":" if once else "-", color=colour, marker=marker, markersize=6,
-                markerfacecolor="white" if once else colour, label=f"{method}{', as its paper explores' if once else ''}",
-            )  # fmt: skip
-        axis.set(xscale="log", xlabel="actions in the world, all rounds so far")
-        axis.set_title(world, fontsize=10)
-        axis.tick_params(labelsize=8)
-        axis.xaxis.label.set_size(9)
-    axes[0].set_ylabel("mean reward on test", fontsize=9)
-    keys = {label: key for axis in axes for key, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    return _titled(
-        figure,
-        "Reward against what it cost, from the same start",
-        f"n = {seeds} seeds; a point a round, nothing chosen",
-    )
-
-
-def lab_curves(
-    lines: Mapping[tuple[str, str, str, str], pd.DataFrame], curve: tuple[Sequence[int], Sequence[float], str], told: str
-) -> Figure:  # fmt: skip
-    """Greedy reward against the number of decisions under one outcome, and against the actions that it took.
-
-    `lines`: (name, colour, marker, line) -> rows with `decisions`, `actions`, `greedy`; `curve`: what was predicted by decisions.
-    """
-    figure, (left, right) = _figure(9.0, 3.4, panels=2)
-    for (name, colour, marker, line), mine in lines.items():
-        for axis, x in ((left, "decisions"), (right, "actions")):
-            axis.plot(mine[x], mine["greedy"], line, marker=marker, color=colour, label=name, markersize=6)
-    ks, values, label = curve
-    left.plot(ks, values, color="#777777", linewidth=1, label=label)
-    left.set(xlabel="K, decisions under one outcome", ylabel="greedy reward", ylim=(0.5, 1.0), xticks=ks)
-    right.set(xscale="log", xlabel="actions in the world", ylim=(0.5, 1.0))
-    for row in mine.itertuples():
-        place = {"xytext": (3, -12), "textcoords": "offset points", "ha": "right", "fontsize": 7}
-        right.annotate(f"K={row.decisions}", (row.actions, row.greedy), **place)
-    left.legend(fontsize=8, frameon=False, loc="lower left")
-    return _titled(figure, "Per demonstration steps beat outcomes; per action outcomes do as well or better", told)
+    return titled(figure, title, told)
 
 
 def mc_convergence(samples: Sequence[Sequence[float]], truth: float) -> Figure:
@@ -332,7 +273,7 @@ def mc_convergence(samples: Sequence[Sequence[float]], truth: float) -> Figure:
     n = np.arange(1, outcomes.shape[1] + 1)
     means = np.cumsum(outcomes, axis=1) / n
     low, high = np.percentile(means, [2.5, 97.5], axis=0)
-    figure, (axis,) = _figure(5.0, 3.2)
+    figure, (axis,) = blank(5.0, 3.2)
     axis.fill_between(n, low, high, color="#0b4f9e", alpha=0.2, linewidth=0, label="middle 95 % of estimates")
     axis.plot(n, means[0], color="#d55e00", linewidth=1, linestyle="--", label="one estimate")
     axis.plot(n, means.mean(axis=0), color="#0b4f9e", label="mean of estimates")
@@ -341,7 +282,7 @@ def mc_convergence(samples: Sequence[Sequence[float]], truth: float) -> Figure:
     axis.set_ylabel("estimate of $r_s$")
     axis.legend(fontsize=7, frameon=False)
     takeaway = f"at N = {n[-1]} the middle 95 % is {show_interval(low[-1], high[-1])}"
-    return _titled(figure, f"Monte Carlo against the truth (n = {len(outcomes)} repetitions)", takeaway)
+    return titled(figure, f"Monte Carlo against the truth (n = {len(outcomes)} repetitions)", takeaway)
 
 
 def rollout_speed(rows: pd.DataFrame) -> Figure:
@@ -352,7 +293,7 @@ def rollout_speed(rows: pd.DataFrame) -> Figure:
     parts = dict(list(rows.groupby("part")))
     if "ways" not in parts:
         raise ValueError("no way was measured: the rows hold no part `ways`")
-    figure, (ways, samples, tasks, history) = _figure(9.6, 6.0, 4)
+    figure, (ways, samples, tasks, history) = blank(9.6, 6.0, 4)
     rates = parts["ways"].assign(rate=lambda r: r["rollouts"] / r["seconds"], best=lambda r: r["rollouts"] / r["floor"])
     found = rates.groupby("way", sort=False)[["rate", "best"]].median()[::-1]
     for place, row in enumerate(found.itertuples()):
@@ -386,14 +327,14 @@ def rollout_speed(rows: pd.DataFrame) -> Figure:
     title = f"{job['rollouts']} rollouts from the steps of {job['trajectories']} trajectories, N = {job['samples']}"
     runs = rates["run"].nunique()
     share = (found["rate"] / found["best"]).get("ours", math.nan)
-    return _titled(
+    return titled(
         figure,
         f"{title} (median of n = {runs} runs, {job['threads']} threads)",
         f"ours runs at {share:.0%} of the floor's rate",
     )
 
 
-def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list]:
+def blank(width: float, height: float, panels: int = 1) -> tuple[Figure, list]:
     figure = PngFigure(figsize=(width, height + 0.5), layout="constrained", facecolor="white")
     columns = min(panels, 2)
     axes = [figure.add_subplot(math.ceil(panels / columns), columns, i + 1) for i in range(panels)]
@@ -405,6 +346,6 @@ def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list]
     return figure, axes
 
 
-def _titled(figure: Figure, title: str, takeaway: str) -> Figure:
+def titled(figure: Figure, title: str, takeaway: str) -> Figure:
     figure.suptitle("\n".join(one_line(text, 120) for text in (title, takeaway) if text), fontsize=10, parse_math=False)
     return figure

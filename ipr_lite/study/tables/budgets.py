@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ipr_lite.methods import METHODS
-from ipr_lite.study import plots
+from ipr_lite.study import curves
 from ipr_lite.study.power import Moments, answers, over_seeds_and_tasks
 from ipr_lite.study.results import TASKS, difference, markdown_table, read_table, show_signed
 from ipr_lite.study.tables.comparison import PAPER_2
@@ -137,4 +137,4 @@ def budgets_figure(folder: Path = RESULTS_FOLDER) -> Figure | None:
     rows = chosen(results.rows)
     flat = {env: {m: by_seed(of(rows, env, m, "")) for m in SILENT} for env in worlds}
     n = sorted({len(of(rows, env, "ipr", "")) for env in worlds})
-    return plots.reward_by_actions(panels, flat, f"{n[0]}" if len(n) == 1 else f"{n[0]} to {n[-1]}")
+    return curves.reward_by_actions(panels, flat, f"{n[0]}" if len(n) == 1 else f"{n[0]} to {n[-1]}")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.stats import norm
 
 from ipr_lite.evaluation import read_table
-from ipr_lite.study import plots
+from ipr_lite.study import curves, plots
 from ipr_lite.study.lab import COLUMNS
 from ipr_lite.study.lab_estimators import COLUMNS as ESTIMATOR_COLUMNS
 from ipr_lite.study.results import markdown_table, show, show_signed
@@ -86,4 +86,4 @@ def lab_figure(folder: Path = RESULTS_FOLDER) -> Figure | None:
     ks = sorted(set(rows["decisions"]))
     curve = ks, [predicted(k, 4) for k in ks], "predicted: Φ(√(2m / πK))"
     told = f"m = 4 demonstrations of each of 10 kinds, N = 5; n = {rows['seeds'].iloc[0]} seeds"
-    return plots.lab_curves(lines, curve, f"the exact lab: {told}, intervals smaller than the markers")
+    return curves.lab_curves(lines, curve, f"the exact lab: {told}, intervals smaller than the markers")

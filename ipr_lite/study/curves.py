@@ -1,0 +1,70 @@
+"""Figures of reward against what it cost: actions in the world, decisions under one outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ipr_lite.study.plots import PALETTE, PngFigure, blank, style_of, titled
+
+
+def reward_by_actions(
+    panels: Mapping[str, Mapping[tuple[str, str], tuple[Sequence[float], Sequence[float]]]],
+    flat: Mapping[str, Mapping[str, Mapping[int, float]]], seeds: str,
+) -> Figure:  # fmt: skip
+    """Mean reward on test against actions in the world, a panel a world; a point a round.
+
+    `panels`: world -> (method, budget) -> actions and rewards; `flat`: world -> method -> reward by seed, of what explores nothing.
+    """
+    figure = PngFigure(figsize=(9.6, 4.2), layout="constrained", facecolor="white")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (world, lines) in zip(axes, panels.items(), strict=True):
+        axis.spines[["top", "right"]].set_visible(False)
+        for method, found in ((method, found) for method, found in flat[world].items() if found):
+            axis.axhline(
+                np.mean(list(found.values())), color=PALETTE[method], linewidth=1.5, label=f"{method}: explores nothing"
+            )
+        for (method, budget), (actions, values) in lines.items():
+            colour, marker = style_of(method)
+            once = budget == "per demonstration"
+            axis.plot(
+                actions, values, ":" if once else "-", color=colour, marker=marker, markersize=6,
+                markerfacecolor="white" if once else colour, label=f"{method}{', as its paper explores' if once else ''}",
+            )  # fmt: skip
+        axis.set(xscale="log", xlabel="actions in the world, all rounds so far")
+        axis.set_title(world, fontsize=10)
+        axis.tick_params(labelsize=8)
+        axis.xaxis.label.set_size(9)
+    axes[0].set_ylabel("mean reward on test", fontsize=9)
+    keys = {label: key for axis in axes for key, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return titled(
+        figure,
+        "Reward against what it cost, from the same start",
+        f"n = {seeds} seeds; a point a round, nothing chosen",
+    )
+
+
+def lab_curves(
+    lines: Mapping[tuple[str, str, str, str], pd.DataFrame], curve: tuple[Sequence[int], Sequence[float], str], told: str
+) -> Figure:  # fmt: skip
+    """Greedy reward against the number of decisions under one outcome, and against the actions that it took.
+
+    `lines`: (name, colour, marker, line) -> rows with `decisions`, `actions`, `greedy`; `curve`: what was predicted by decisions.
+    """
+    figure, (left, right) = blank(9.0, 3.4, panels=2)
+    for (name, colour, marker, line), mine in lines.items():
+        for axis, x in ((left, "decisions"), (right, "actions")):
+            axis.plot(mine[x], mine["greedy"], line, marker=marker, color=colour, label=name, markersize=6)
+    ks, values, label = curve
+    left.plot(ks, values, color="#777777", linewidth=1, label=label)
+    left.set(xlabel="K, decisions under one outcome", ylabel="greedy reward", ylim=(0.5, 1.0), xticks=ks)
+    right.set(xscale="log", xlabel="actions in the world", ylim=(0.5, 1.0))
+    for row in mine.itertuples():
+        place = {"xytext": (3, -12), "textcoords": "offset points", "ha": "right", "fontsize": 7}
+        right.annotate(f"K={row.decisions}", (row.actions, row.greedy), **place)
+    left.legend(fontsize=8, frameon=False, loc="lower left")
+    return titled(figure, "Per demonstration steps beat outcomes; per action outcomes do as well or better", told)
