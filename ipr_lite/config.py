@@ -102,6 +102,10 @@ class Config:
     """Which winners the SFT loss imitates: of outcome pairs (the paper), or of all (the released code)."""
     sft_per: Literal["token", "sequence"] = "token"
     """The SFT loss is a mean over tokens, or over winners of their sums (the paper's equation 9)."""
+    ratio_per: Literal["sequence", "token"] = "sequence"
+    """DPO's log-ratio to the reference is the sum over a side's tokens (the paper), or their mean (then with a beta of about 5)."""
+    average: bool = False
+    """A round ends with the mean of its weights after each update, in place of the last."""
     budget: Literal["equal", "paper"] = "equal"
     """What a method may explore: the actions in the world that IPR takes, or what its own paper says."""
     showcase: Annotated[int, Field(ge=0)] = 8

@@ -18,6 +18,7 @@ from torch import Tensor
 
 SFT_ON = ("outcome_winners", "all_winners")
 SFT_PER = ("token", "sequence")
+RATIO_PER = ("sequence", "token")
 
 
 class SetSizes(NamedTuple):
@@ -103,11 +104,14 @@ def ipr_loss(
     sft_per: str = "token",
     sizes: SetSizes | None = None,
     stands_for: Tensor | None = None,
+    rejected_tokens: Tensor | None = None,
+    ratio_per: str = "sequence",
 ) -> Losses:
     """Equation 10 over a set of pairs, or its unbiased estimate from a batch of the set.
 
     All tensors are (pairs,). `sft_on` says which winners are imitated: "outcome_winners" (the paper)
-    or "all_winners" (the released code). A set without members contributes 0.
+    or "all_winners" (the released code). A set without members contributes 0. `ratio_per` "token" divides each
+    log-ratio to the reference by its side's tokens (length-normalised DPO; Tülu 3, with beta 5), which needs `rejected_tokens`.
 
     Without `sizes` the pairs given are the whole set. With it they are a batch, and pair i stands
     for `stands_for[i]` pairs of the set: the set's pairs of that kind over the batch's. Every pair
@@ -122,7 +126,11 @@ def ipr_loss(
     check_choice("sft_on", sft_on, SFT_ON)
     weight = torch.ones_like(policy_chosen) if stands_for is None else stands_for
 
-    contrast = weight * dpo_loss(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta)
+    sides = policy_chosen, policy_rejected, ref_chosen, ref_rejected
+    check_choice("ratio_per", ratio_per, RATIO_PER)
+    if ratio_per == "token":
+        sides = (side / n for side, n in zip(sides, (chosen_tokens, rejected_tokens) * 2, strict=True))
+    contrast = weight * dpo_loss(*sides, beta)
     imitation = -weight * policy_chosen
     imitated = is_outcome if sft_on == "outcome_winners" else torch.ones_like(is_outcome)
 

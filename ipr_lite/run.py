@@ -270,6 +270,8 @@ class Run(Folder):
             w_sft=c.w_sft,
             sft_on=c.sft_on,
             sft_per=c.sft_per,
+            ratio_per=c.ratio_per,
+            average=c.average,
             seed=stable_seed(c.seed, iteration) % 2**31,
             **self._settings,
         )

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from transformers import get_scheduler
 
 from ipr_lite.batches import parts_of, plan_batches
@@ -49,6 +50,8 @@ class _Settings:
     too_long: str = "error"
     micro_batch_size: int | None = None
     gradient_checkpointing: bool = False
+    average: bool = False
+    """Training ends with the mean of the weights after each update, in place of the last."""
     seed: int = 0
 
 
@@ -78,6 +81,7 @@ class PreferenceSettings(_Settings):
     w_sft: float = 1.0
     sft_on: str = "outcome_winners"
     sft_per: str = "token"
+    ratio_per: str = "sequence"
     warmup: float = 0.1
     schedule: str = "constant_with_warmup"
 
@@ -146,10 +150,10 @@ def train_preferences(
         policy_logps, ref = read_pairs(part), ref_logps[part]
         losses = ipr_loss(
             *policy_logps.T, *ref.T, is_outcome[part], tokens[part, 0], s.beta, s.w_outcome, s.w_step, s.w_sft,
-            s.sft_on, s.sft_per, sizes, stands_for[part],
+            s.sft_on, s.sft_per, sizes, stands_for[part], tokens[part, 1], s.ratio_per,
         )  # fmt: skip
         gain = policy_logps - ref
-        margin = s.beta * (gain[:, 0] - gain[:, 1])
+        margin = margin_of(gain, tokens[part], s)
         means = torch.stack([(margin > 0).float(), margin, *policy_logps.T, *(policy_logps / tokens[part]).T, *gain.T])
         values = [*losses, *means.sum(1) / len(batch)]
         return losses.total, dict(zip(COLUMNS, torch.stack(values).tolist(), strict=True))
@@ -167,6 +171,12 @@ def train_preferences(
         policy.set_adapter("default")
         rows = optimise(policy, batches, loss_of, settings, progress)
     return [row | {"dropped": dropped} for row in rows]
+
+
+def margin_of(gain: Tensor, tokens: Tensor, settings: PreferenceSettings) -> Tensor:
+    """(pairs,) beta times how much more the chosen side has gained than the rejected; `gain`, `tokens` (pairs, 2)."""
+    ratio = gain / tokens if settings.ratio_per == "token" else gain
+    return settings.beta * (ratio[:, 0] - ratio[:, 1])
 
 
 @contextmanager
@@ -200,7 +210,8 @@ def optimise(
     s, updates, size = settings, len(batches), parts_of(len(batches[0]), settings.micro_batch_size)
     optimizer = torch.optim.AdamW(weights, lr=s.learning_rate, weight_decay=s.weight_decay, fused=True)
     schedule = get_scheduler(s.schedule, optimizer, math.ceil(s.warmup * updates), updates)
-    rows = []
+    rows, trained = [], torch.nn.ParameterList(weights)
+    mean = AveragedModel(trained)
     for step, batch in enumerate(batches, start=1):
         numbers = Counter()
         for start in range(0, len(batch), size):
@@ -213,8 +224,11 @@ def optimise(
         schedule.step()
         optimizer.zero_grad()
         check_finite(rows[-1], weights)
+        mean.update_parameters(trained)
         if progress is not None:
             progress(step, updates)
+    if s.average:
+        trained.load_state_dict(mean.module.state_dict())
     return rows
 
 

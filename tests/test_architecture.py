@@ -102,10 +102,10 @@ def test_the_algorithm_is_read_in_an_evening():
     """Of the root: all but what a run stands on (config, run, evaluation) and the command line."""
     apart = ("config", "run", "evaluation", "commands", "__main__", "__init__")
     algorithm = {name: n for name, n in lines("*.py").items() if name.removesuffix(".py") not in apart}
-    assert sum(algorithm.values()) <= 2_050, algorithm
+    assert sum(algorithm.values()) <= 2_060, algorithm
 
 
 def test_rooms_are_small():
     assert {name: n for name, n in lines("methods/*.py").items() if n > 120} == {}
     assert {name: n for name, n in lines("**/*.py").items() if n > 400} == {}
-    assert sum(lines("*.py", "engine/*.py").values()) <= 5_860
+    assert sum(lines("*.py", "engine/*.py").values()) <= 5_900

@@ -16,7 +16,7 @@ from ipr_lite import envs
 from ipr_lite.__main__ import main, read
 from ipr_lite.commands import COMMANDS, seeds_of
 from ipr_lite.config import MEMORY, QUICK, SCALES, TINY_BASE, WHERE, Config
-from ipr_lite.losses import SFT_ON, SFT_PER
+from ipr_lite.losses import RATIO_PER, SFT_ON, SFT_PER
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").glob("*.md"))]
@@ -176,6 +176,7 @@ def test_words_are_those_of_the_package():
     kinds = get_type_hints(Config)
     assert get_args(kinds["scale"]) == tuple(SCALES)
     assert (get_args(kinds["sft_on"]), get_args(kinds["sft_per"])) == (SFT_ON, SFT_PER)
+    assert get_args(kinds["ratio_per"]) == RATIO_PER
     told = Config.__pydantic_fields__["env"].description
     assert all(re.search(rf"\b{name}\b", told) for name in envs.PLACES)
     assert {*MEMORY, *WHERE} <= kinds.keys()

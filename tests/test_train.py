@@ -167,11 +167,14 @@ def expected_loss(policy, pairs, settings) -> float:
     """losses.py over the whole set, from plain logits."""
     sides = plain_logps(policy, "default", pairs) + plain_logps(policy, "sft", pairs)
     kinds = torch.tensor([p.kind == "outcome" for p in pairs])
-    tokens = torch.tensor([sum(p.chosen_mask) for p in pairs])
+    tokens, others = (
+        torch.tensor([sum(mask) for mask in m]) for m in zip(*((p.chosen_mask, p.rejected_mask) for p in pairs))
+    )
     s = settings
     return ipr_loss(
-        *map(torch.tensor, sides), kinds, tokens, s.beta, s.w_outcome, s.w_step, s.w_sft, s.sft_on, s.sft_per
-    ).total.item()
+        *map(torch.tensor, sides), kinds, tokens, s.beta, s.w_outcome, s.w_step, s.w_sft, s.sft_on, s.sft_per,
+        rejected_tokens=others, ratio_per=s.ratio_per,
+    ).total.item()  # fmt: skip
 
 
 @contextmanager
@@ -276,6 +279,7 @@ def test_sft_loss_is_the_mean_over_the_batch_s_agent_tokens(training, policy, to
         {"sft_on": "all_winners"},
         {"sft_per": "sequence", "w_sft": 0.1},
         {"w_outcome": 2.0, "w_step": 0.5, "beta": 0.4},
+        {"ratio_per": "token", "beta": 5.0},
     ],
 )
 def test_first_loss_equals_losses_py(training, policy, tokenizer, precision, base_folder, options):
@@ -300,7 +304,8 @@ def test_batches_of_one_pass_average_to_losses_py(training, policy, tokenizer, o
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_loss_and_gradient_equal_trl_s_where_trl_can_say_it(policy, tokenizer, seed):
+@pytest.mark.parametrize("ratio_per, theirs", [("sequence", "sigmoid"), ("token", "sigmoid_norm")])
+def test_loss_and_gradient_equal_trl_s_where_trl_can_say_it(policy, tokenizer, seed, ratio_per, theirs):
     """All winners, per token, and weights that merge the two DPO means into the one over all pairs.
 
     TRL's side is its unmodified `_compute_loss`, with the attention mask and with the reference's
@@ -308,11 +313,12 @@ def test_loss_and_gradient_equal_trl_s_where_trl_can_say_it(policy, tokenizer, s
     """
     outcome, step = 3, 6
     shake(policy, "default", seed + 10)
-    settings = PreferenceSettings(sft_on="all_winners", w_outcome=outcome / 9, w_step=step / 9)
+    weights = {"w_outcome": outcome / 9, "w_step": step / 9}
+    settings = PreferenceSettings(sft_on="all_winners", ratio_per=ratio_per, **weights)
     pairs = preference_pairs(outcome, step, seed)
     with trl_trainer(policy, tokenizer, pairs, settings) as (trainer, batch):
         results = []
-        trainer.loss_types, trainer.loss_weights, trainer.precompute_ref_logps = ["sigmoid", "sft"], [1.0, 1.0], False
+        trainer.loss_types, trainer.loss_weights, trainer.precompute_ref_logps = [theirs, "sft"], [1.0, 1.0], False
         without_kind = {name: values for name, values in batch.items() if name != "is_outcome"}
         for compute in (
             lambda: PreferenceTrainer._compute_loss(trainer, trainer.model, batch, False),
@@ -351,6 +357,21 @@ def test_parts_of_a_batch_train_like_the_batch(training, base_folder, tokenizer)
         assert a == pytest.approx(b, abs=1e-4)
     for name in weights:
         assert torch.allclose(weights[name], weights_of_parts[name], atol=1e-5)
+
+
+def test_an_averaged_round_is_the_mean_of_its_updates(training, base_folder, tokenizer):
+    policy, seen = off_reference(base_folder), []
+    trainable = {name: w for name, w in policy.named_parameters() if ".default." in name}
+
+    def look(step, updates):
+        seen.append({name: weight.detach().clone() for name, weight in trainable.items()})
+
+    settings = PreferenceSettings(updates=3, batch_size=4, average=True)
+    training.train_preferences(policy, tokenizer, preference_pairs(), settings, look)
+    for name, weight in trainable.items():
+        mean = torch.stack([weights[name] for weights in seen]).mean(0)
+        torch.testing.assert_close(weight.detach(), mean, atol=1e-6, rtol=0)
+    assert len(seen) == 3 and any(not torch.equal(seen[-1][name], w) for name, w in trainable.items())
 
 
 def trained(module, policy, tokenizer, run: str, stretch: int = 1, **options):

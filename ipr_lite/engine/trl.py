@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from torch.optim.swa_utils import AveragedModel
 from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer import utils as trl_head
@@ -32,6 +33,7 @@ from ipr_lite.train import (
     check_finite,
     in_training,
     longer_side,
+    margin_of,
     parts_of,
     plan_pairs,
     plan_sft,
@@ -71,7 +73,7 @@ def train_preferences(
     """As `train.train_preferences`."""
     with _lent_to_trl(policy, settings), TemporaryDirectory() as folder:
         trainer = PreferenceTrainer(policy, tokenizer, pairs, settings, folder, reference)
-        rows = _train(trainer, progress)
+        rows = _train(trainer, progress, settings.average)
     names = ("step", *COLUMNS, "learning_rate", "grad_norm")
     return [{name: row[name] for name in names} | {"dropped": trainer.dropped} for row in rows]
 
@@ -210,10 +212,13 @@ class PreferenceTrainer(_AgentTrainer, DPOTrainer):
             s.sft_per,
             self.sizes,
             stands_for,
+            rejected_tokens,
+            s.ratio_per,
         )
 
         chosen_gain, rejected_gain = chosen - ref_chosen, rejected - ref_rejected
-        margin = s.beta * (chosen_gain - rejected_gain)
+        tokens = torch.stack([chosen_tokens, rejected_tokens], dim=1)
+        margin = margin_of(torch.stack([chosen_gain, rejected_gain], dim=1), tokens, s)
         # TRL's `log` averages over the parts of a batch (gradient accumulation), but losses add up.
         values = (
             *(term * self.args.gradient_accumulation_steps for term in losses),
@@ -261,22 +266,27 @@ def _arguments(config, policy: PeftModel, settings, folder: str, batch_size: int
     )
 
 
-def _train(trainer, progress: Progress | None) -> list[dict]:
+def _train(trainer, progress: Progress | None, average: bool = False) -> list[dict]:
     # Without a progress bar the Trainer prints every row of its log; ours are returned.
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_AfterUpdate(progress))
+    trained = torch.nn.ParameterList(weight for weight in trainer.model.parameters() if weight.requires_grad)
+    mean = AveragedModel(trained)
+    trainer.add_callback(_AfterUpdate(progress, trained, mean))
     trainer.train()
+    if average:
+        trained.load_state_dict(mean.module.state_dict())
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
 class _AfterUpdate(TrainerCallback):
-    def __init__(self, progress: Progress | None):
-        self.progress = progress
+    def __init__(self, progress: Progress | None, trained: torch.nn.ParameterList, mean: AveragedModel):
+        self.progress, self.trained, self.mean = progress, trained, mean
 
     def on_log(self, args, state, control, model=None, logs=None, **unused):
         if "loss" not in logs:
             return
-        check_finite(logs | {"step": state.global_step}, [w for w in model.parameters() if w.requires_grad])
+        check_finite(logs | {"step": state.global_step}, self.trained)
+        self.mean.update_parameters(self.trained)
         if self.progress is not None:
             self.progress(state.global_step, state.max_steps)
 

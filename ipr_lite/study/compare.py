@@ -34,7 +34,7 @@ DEFAULT_METHODS = ("base", "sft", "sft-long", "sft-careful", "random-pairs", "ip
 # What has no part in a stage; runs that agree in all else share it.
 _AFTER_PAIRS = (
     "iterations", "updates", "learning_rate", "reference", "beta", "w_outcome", "w_step", "w_sft", "sft_on", "sft_per",
-    "budget", "showcase",
+    "ratio_per", "average", "budget", "showcase",
 )  # fmt: skip
 _AFTER_SFT = (
     "samples", "step_reward", "scorer", "explore_temperature", "tau_step", "tau_outcome", "both_directions", "action_only",
