@@ -86,7 +86,7 @@ class PretrainSettings:
     context: int = 4096
     head_dim: int = 64
     rope_theta: float = 1e6
-    tokens: int = 20_000_000
+    tokens: int = 24_000_000
     """Transcript tokens to train on."""
     batch_tokens: int = 4096
     matrix_learning_rate: float = 0.015

@@ -14,7 +14,7 @@ WORLD = World(
         "house, unseen rooms": ("test_unseen", "ALFWorld unseen"),
     },
     instruction=r"Your task is to: (.*)",
-    corpus=(0.55, 690),
+    corpus=(0.60, 690),
     scored=0.02,
     seconds=(1.4, 5.4, 0.06, 0.5, 0.3),
 )

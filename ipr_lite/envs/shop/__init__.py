@@ -11,7 +11,7 @@ WORLD = World(
     PEOPLE,
     columns={"shop": ("test", "WebShop")},
     instruction=r"Instruction: \[SEP\] (.*?) \[SEP\]",
-    corpus=(0.26, 890),
+    corpus=(0.22, 890),
     scored=0.1,
     seconds=(0.9, 3.4, 0.05, 0.06, 0.15),
 )
