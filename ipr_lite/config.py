@@ -124,6 +124,8 @@ class Config:
     """Episodes in play at once."""
     max_length: Count | None = None
     """Tokens of an episode; longer ones end with reward 0 in rollouts and are left out of training."""
+    decode: Literal["free", "admissible"] = "free"
+    """The agent writes what it likes, or chooses the likeliest of the actions that the world admits (household, with --no-thoughts)."""
     engine: Literal["fast", "plain"] = "fast"
     """How rollouts run: batched with one cache across turns, or plainly, one turn after the other; equal results."""
     backend: Literal["local", "openai"] = "local"
@@ -145,6 +147,10 @@ class Config:
             raise ValueError("--recorded: their files are of one world; give --env shop, sql or house with it")
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(f"--micro-batch {self.micro_batch}: must divide --batch-size {self.batch_size}")
+        if self.decode == "admissible" and (self.env != "house" or self.thoughts or self.backend != "local"):
+            raise ValueError(
+                "--decode admissible: only the household lists its actions; give --env house --no-thoughts, no server"
+            )
         if not self.w_outcome + self.w_step + self.w_sft:
             raise ValueError("--w-outcome, --w-step and --w-sft are 0: one must be more, or nothing is trained")
 

@@ -17,7 +17,7 @@ import torch
 from ipr_lite import envs, rollout, train
 from ipr_lite.chat import Chat, without_thoughts
 from ipr_lite.config import MEMORY, WHERE, Config, Scale, scale
-from ipr_lite.engine import rollouts, trl
+from ipr_lite.engine import admissible, rollouts, trl
 from ipr_lite.engine.cache import check_attention
 from ipr_lite.engine.folder import Folder, fill_atomically, journal, write_log
 from ipr_lite.engine.gguf import local
@@ -137,6 +137,7 @@ class Run(Folder):
         if self.config.backend == "openai":
             return self._served(weights, stage, settings)
         engine = rollouts if self.config.engine == "fast" else rollout
+        engine = admissible if self.config.decode == "admissible" else engine
         player = engine.Rollouts(decoder(self.policy, weights), self.chat, **settings)
         rollouts_play = player.play
 
