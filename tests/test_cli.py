@@ -102,7 +102,7 @@ def test_enough_documented_commands_are_found():
 @pytest.mark.parametrize(("line", "message"), [
     ("run --env moon", "no world 'moon'; the worlds are shop"),
     ("run --data nowhere", "nowhere"),
-    ("run --scale huge", "--scale huge: should be 'tiny', 'small' or 'consumer'"),
+    ("run --scale huge", "--scale huge: should be 'tiny', 'smol', 'small' or 'consumer'"),
     ("run --precision int3", "--precision int3: should be 'nf4' or 'full'"),
     ("run --reference none", "--reference none: should be 'sft' or 'current'"),
     ("run --habits lazy", "choose one of habitual, careful"),
