@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from ipr_lite.study.plots import PALETTE, PngFigure, blank, style_of, titled
 
@@ -35,6 +36,9 @@ def reward_by_actions(
                 markerfacecolor="white" if once else colour, label=f"{method}{', as its paper explores' if once else ''}",
             )  # fmt: skip
         axis.set(xscale="log", xlabel="actions in the world, all rounds so far")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.xaxis.set_minor_formatter("")
         axis.set_title(world, fontsize=10)
         axis.tick_params(labelsize=8)
         axis.xaxis.label.set_size(9)
