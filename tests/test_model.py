@@ -118,7 +118,7 @@ def test_bad_requests(precision, model, error, tmp_path):
 
 
 def test_an_unknown_scale_is_refused():
-    with pytest.raises(ValueError, match="choose one of tiny, small, consumer"):
+    with pytest.raises(ValueError, match="choose one of tiny, smol, small, consumer"):
         scale("huge")
 
 
