@@ -211,7 +211,7 @@ def optimise(
     optimizer = torch.optim.AdamW(weights, lr=s.learning_rate, weight_decay=s.weight_decay, fused=True)
     schedule = get_scheduler(s.schedule, optimizer, math.ceil(s.warmup * updates), updates)
     rows, trained = [], torch.nn.ParameterList(weights)
-    mean = AveragedModel(trained)
+    mean = AveragedModel(trained) if s.average else None
     for step, batch in enumerate(batches, start=1):
         numbers = Counter()
         for start in range(0, len(batch), size):
@@ -224,10 +224,11 @@ def optimise(
         schedule.step()
         optimizer.zero_grad()
         check_finite(rows[-1], weights)
-        mean.update_parameters(trained)
+        if mean:
+            mean.update_parameters(trained)
         if progress is not None:
             progress(step, updates)
-    if s.average:
+    if mean:
         trained.load_state_dict(mean.module.state_dict())
     return rows
 

@@ -270,23 +270,24 @@ def _train(trainer, progress: Progress | None, average: bool = False) -> list[di
     # Without a progress bar the Trainer prints every row of its log; ours are returned.
     trainer.remove_callback(PrinterCallback)
     trained = torch.nn.ParameterList(weight for weight in trainer.model.parameters() if weight.requires_grad)
-    mean = AveragedModel(trained)
+    mean = AveragedModel(trained) if average else None
     trainer.add_callback(_AfterUpdate(progress, trained, mean))
     trainer.train()
-    if average:
+    if mean:
         trained.load_state_dict(mean.module.state_dict())
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
 class _AfterUpdate(TrainerCallback):
-    def __init__(self, progress: Progress | None, trained: torch.nn.ParameterList, mean: AveragedModel):
+    def __init__(self, progress: Progress | None, trained: torch.nn.ParameterList, mean: AveragedModel | None):
         self.progress, self.trained, self.mean = progress, trained, mean
 
     def on_log(self, args, state, control, model=None, logs=None, **unused):
         if "loss" not in logs:
             return
         check_finite(logs | {"step": state.global_step}, self.trained)
-        self.mean.update_parameters(self.trained)
+        if self.mean:
+            self.mean.update_parameters(self.trained)
         if self.progress is not None:
             self.progress(state.global_step, state.max_steps)
 
