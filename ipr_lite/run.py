@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property, partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
@@ -19,7 +18,7 @@ from ipr_lite.chat import Chat, without_thoughts
 from ipr_lite.config import MEMORY, WHERE, Config, Scale, scale
 from ipr_lite.engine import admissible, rollouts, trl
 from ipr_lite.engine.cache import check_attention
-from ipr_lite.engine.folder import Folder, fill_atomically, journal, write_log
+from ipr_lite.engine.folder import Folder, fill_atomically, journal, sha256_of, write_log
 from ipr_lite.engine.gguf import local
 from ipr_lite.engine.merge import decoder, save_merged
 from ipr_lite.engine.out_of_memory import with_advice
@@ -167,7 +166,7 @@ class Run(Folder):
             name = c.served.replace("{policy}", policy)
         elif folder:
             # The name tells these weights from others that a server may still hold under the same agent.
-            digest = sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()[:8]
+            digest = sha256_of(folder / "adapter_model.safetensors")[:8]
             name = f"{policy}-{digest}"
         else:
             name = self.scale.model

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
+from hashlib import file_digest
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -38,6 +38,12 @@ def fill_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
 def write_log(path: Path, rows: list[dict]) -> Path:
     """A training log as CSV, floats with six significant digits."""
     lines = [",".join(rows[0])]
@@ -59,7 +65,7 @@ def write_manifest(folder: Path, seed: int) -> Path:
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")},
-        "sha256": {p.relative_to(folder).as_posix(): sha256(p.read_bytes()).hexdigest() for p in files},
+        "sha256": {p.relative_to(folder).as_posix(): sha256_of(p) for p in files},
     }
     return write_atomically(folder / "manifest.json", json.dumps(facts, indent=1) + "\n")
 

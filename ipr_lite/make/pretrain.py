@@ -11,7 +11,6 @@ hand (`induction.py`), and Muon for the weight matrices (AdamW for the rest).
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import random
 import time
@@ -25,6 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ipr_lite import envs
 from ipr_lite.chat import Chat, Encoded
+from ipr_lite.engine.folder import sha256_of
 from ipr_lite.envs.sql import generated as sql_world
 from ipr_lite.make.induction import start_with_induction
 from ipr_lite.records import Message
@@ -328,7 +328,6 @@ def pretrain(
         writer = csv.DictWriter(file, ["step", "tokens", "loss"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    checksum = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
     facts = {
         "settings": asdict(settings),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -336,7 +335,7 @@ def pretrain(
         "seconds": round(time.time() - started),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__.split("+")[0],
-        "sha256": {"model.safetensors": checksum},
+        "sha256": {"model.safetensors": sha256_of(out / "model.safetensors")},
     }
     (out / "pretrain.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     (out / "README.md").write_text(CARD.format(**facts, **asdict(settings)), encoding="utf-8")

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from ipr_lite.study.plots import PALETTE, PngFigure, blank, style_of, titled
+from ipr_lite.study.plots import PALETTE, blank, style_of, titled
 
 
 def reward_by_actions(
@@ -20,10 +20,8 @@ def reward_by_actions(
 
     `panels`: world -> (method, budget) -> actions and rewards; `flat`: world -> method -> reward by seed, of what explores nothing.
     """
-    figure = PngFigure(figsize=(9.6, 4.2), layout="constrained", facecolor="white")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    figure, axes = blank(9.6, 3.7, len(panels), columns=len(panels))
     for axis, (world, lines) in zip(axes, panels.items(), strict=True):
-        axis.spines[["top", "right"]].set_visible(False)
         for method, found in ((method, found) for method, found in flat[world].items() if found):
             axis.axhline(
                 np.mean(list(found.values())), color=PALETTE[method], linewidth=1.5, label=f"{method}: explores nothing"
@@ -40,9 +38,7 @@ def reward_by_actions(
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.xaxis.set_minor_formatter("")
         axis.set_title(world, fontsize=10)
-        axis.tick_params(labelsize=8)
-        axis.xaxis.label.set_size(9)
-    axes[0].set_ylabel("mean reward on test", fontsize=9)
+    axes[0].set_ylabel("mean reward on test")
     keys = {label: key for axis in axes for key, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return titled(

@@ -334,9 +334,10 @@ def rollout_speed(rows: pd.DataFrame) -> Figure:
     )
 
 
-def blank(width: float, height: float, panels: int = 1) -> tuple[Figure, list]:
+def blank(width: float, height: float, panels: int = 1, columns: int = 2) -> tuple[Figure, list]:
+    """An empty figure and its axes, `columns` beside each other at most."""
     figure = PngFigure(figsize=(width, height + 0.5), layout="constrained", facecolor="white")
-    columns = min(panels, 2)
+    columns = min(panels, columns)
     axes = [figure.add_subplot(math.ceil(panels / columns), columns, i + 1) for i in range(panels)]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)

@@ -136,12 +136,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return found
 
 
+def verdicts(moments: Sequence[Moments], paper: Sequence[float]) -> list[Verdict]:
+    """What each difference says about the paper's, all asked at once: Holm's correction is over those that were run."""
+    corrected = holm([one.p for one in moments])
+    return [one.verdict(theirs, p) for one, theirs, p in zip(moments, paper, corrected, strict=True)]
+
+
 def answers(moments: Sequence[Moments]) -> list[str]:
     """Whether each difference is *above* 0, *below*, *equal* to it within the margin, or *open*; all asked at once."""
     words = {"reproduced": "above", "reversed": "below"}
-    corrected = holm([one.p for one in moments])
-    found = [one.verdict(1.0, p) for one, p in zip(moments, corrected, strict=True)]
-    return [words.get(verdict, verdict) for verdict in found]
+    return [words.get(verdict, verdict) for verdict in verdicts(moments, [1.0] * len(moments))]
 
 
 def power_rows(

@@ -36,21 +36,23 @@ CLAIMS = (
 """First above second is what a reader of the paper expects."""
 
 
-def chosen(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the rows of results or of single tasks: those of the test split, of the round that dev chose."""
-    return rows[(rows["split"] == "test") & (rows["selected"] == 1) & (rows["scale"] == BASE)]
+def setting_of(method: str, budget: str) -> str:
+    """The setting of a method at a budget."""
+    return EQUAL if method in ONE else BUDGETS[budget]
 
 
-def of(rows: pd.DataFrame, env: str, method: str, budget: str, seeds: Iterable[int] = ()) -> pd.DataFrame:
-    """The rows of a method at a budget. What no seed changes has been run once, and is the same for all `seeds`."""
-    setting = EQUAL if method in ONE else BUDGETS[budget]
-    mine = rows[(rows["env"] == env) & (rows["method"] == method) & (rows["setting"] == setting)]
+def rewards(results: Results, env: str, method: str, budget: str, seeds: Iterable[int] = ()) -> dict[int, float]:
+    """Mean reward by seed. What no seed changes has been run once, and is the same for all `seeds`."""
+    found = results.rewards(env, "test", method, setting_of(method, budget), scale=BASE)
+    return dict.fromkeys(seeds or found, next(iter(found.values()))) if method in SEEDLESS and found else found
+
+
+def task_rows(tasks: pd.DataFrame, env: str, method: str, budget: str, seeds: Iterable[int]) -> pd.DataFrame:
+    """The same of single tasks: the rows of the round that dev chose, a row a seed."""
+    mine = tasks[(tasks["env"] == env) & (tasks["method"] == method) & (tasks["setting"] == setting_of(method, budget))]
+    mine = mine[(mine["split"] == "test") & (mine["selected"] == 1) & (mine["scale"] == BASE)]
     seeds = sorted(seeds)
-    return mine.iloc[[0] * len(seeds)].assign(seed=seeds) if method in SEEDLESS and seeds and len(mine) else mine
-
-
-def by_seed(rows: pd.DataFrame) -> dict[int, float]:
-    return dict(zip(rows["seed"], rows["reward"], strict=True))
+    return mine.iloc[[0] * len(seeds)].assign(seed=seeds) if method in SEEDLESS and len(mine) else mine
 
 
 def budgets_of(results: Results, env: str, method: str) -> list[str]:
@@ -64,14 +66,14 @@ def budgets_of(results: Results, env: str, method: str) -> list[str]:
 def both_budgets(folder: Path = RESULTS_FOLDER) -> str:
     """Every method in every world at both budgets: reward, what it gains over SFT, its actions in the world."""
     results, lines = Results("next", folder), []
-    rows = chosen(results.rows)
     for env in WORLDS:
-        sft = by_seed(of(rows, env, "sft", ""))
+        sft = rewards(results, env, "sft", "")
         for method in METHODS:
             for budget in budgets_of(results, env, method):
-                mine, spent = by_seed(of(rows, env, method, budget)), of(results.rows, env, method, budget)
+                mine, spent = rewards(results, env, method, budget), results.of(env, "test", method)
+                spent = spent[spent["setting"] == setting_of(method, budget)]
                 actions = spent[spent["iteration"] == spent["iteration"].max()]["env_steps"].mean()
-                gain = difference(by_seed(of(rows, env, method, budget, sft)), sft)
+                gain = difference(rewards(results, env, method, budget, sft), sft)
                 lines.append((
                     env, method, budget, mean_cell(mine, method), "" if method == "sft" else difference_cell(gain),
                     "" if method in SEEDLESS else f"{actions:,.0f}",
@@ -92,19 +94,18 @@ def budget_claims(folder: Path = RESULTS_FOLDER) -> str:
     results = Results("next", folder)
     paths = sorted(folder.glob("*_next_tasks.csv"))
     tasks = pd.concat([read_table(path, TASKS) for path in paths]) if paths else pd.DataFrame(columns=TASKS)
-    rows, tasks = chosen(results.rows), chosen(tasks)
     lines, moments = [], []
     for first, second in CLAIMS:
         for env, column in WORLDS.items():
             for budget in budgets_of(results, env, second):
-                ours = of(rows, env, first, budget)
-                found = difference(by_seed(ours), by_seed(of(rows, env, second, budget, ours["seed"])))
+                ours = rewards(results, env, first, budget)
+                found = difference(ours, rewards(results, env, second, budget, ours))
                 if not found[-1]:
                     continue
                 known = column is not None and first in PAPER_2 and second in PAPER_2
                 paper = show_signed(PAPER_2[first][column] - PAPER_2[second][column]) if known else ""
                 moments.append(Moments.behind(found[0], found[1], found[3]))
-                both = over_seeds_and_tasks(*(of(tasks, env, name, budget, ours["seed"]) for name in (first, second)))
+                both = over_seeds_and_tasks(*(task_rows(tasks, env, name, budget, ours) for name in (first, second)))
                 lines.append((f"{first} minus {second}", env, budget, paper, difference_cell(found), both))
     said = [(*line, answer) for line, answer in zip(lines, answers(moments), strict=True)]
     header = (
@@ -134,7 +135,6 @@ def budgets_figure(folder: Path = RESULTS_FOLDER) -> Figure | None:
                 mine = played[(played["setting"] == setting) & (played["iteration"] > 0)].groupby("iteration")
                 if len(mine):
                     lines[method, budget] = (mine["env_steps"].mean().tolist(), mine["reward"].mean().tolist())
-    rows = chosen(results.rows)
-    flat = {env: {m: by_seed(of(rows, env, m, "")) for m in SILENT} for env in worlds}
-    n = sorted({len(of(rows, env, "ipr", "")) for env in worlds})
+    flat = {env: {m: rewards(results, env, m, "") for m in SILENT} for env in worlds}
+    n = sorted({len(rewards(results, env, "ipr", "")) for env in worlds})
     return curves.reward_by_actions(panels, flat, f"{n[0]}" if len(n) == 1 else f"{n[0]} to {n[-1]}")

@@ -12,7 +12,8 @@ from ipr_lite import DATA, envs
 from ipr_lite.evaluation import student_interval
 from ipr_lite.methods.base import BASE, CAREFUL
 from ipr_lite.records import DataError
-from ipr_lite.study.power import Moments, detectable, holm
+from ipr_lite.study import power
+from ipr_lite.study.power import Moments, detectable
 from ipr_lite.study.results import RESULTS, read_results, show, show_interval, show_signed
 
 RESULTS_FOLDER = DATA / "results"
@@ -79,7 +80,5 @@ def difference_cell(found: tuple[float, float, float, int]) -> str:
 
 
 def verdicts(found: Sequence[tuple[float, float, float, int]], paper: Sequence[float]) -> list[str]:
-    """What each difference says about the paper's, all asked at once: Holm's correction is over those that were run."""
-    moments = [Moments.behind(mean, low, seeds) for mean, low, _, seeds in found]
-    corrected = holm([one.p for one in moments])
-    return [one.verdict(theirs, p) for one, theirs, p in zip(moments, paper, corrected, strict=True)]
+    """`power.verdicts` of differences as `study.results.difference` tells them."""
+    return power.verdicts([Moments.behind(mean, low, seeds) for mean, low, _, seeds in found], paper)
