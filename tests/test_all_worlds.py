@@ -39,12 +39,12 @@ def test_people_do_what_they_do_alone(world, habits):
 def test_an_episode_is_its_worlds(world):
     for task in envs.tasks("all", "dev")[:9]:
         people, alone = envs.people_of(task.env), envs.make(task.env)
-        trip = people.demonstrations([task], alone, people.careful, 0, keep=-1)[0]
+        trajectory = people.demonstrations([task], alone, people.careful, 0, keep=-1)[0]
         copy = world.clone()
         page, _ = copy.reset(options={"task": task})
-        assert copy.messages(page, task) == trip.messages[:2]
+        assert copy.messages(page, task) == trajectory.messages[:2]
         last = None
-        for message in trip.messages[2:]:
+        for message in trajectory.messages[2:]:
             if message["role"] == "assistant":
                 assert copy.parse(message["content"]) == alone.parse(message["content"])
                 other = copy.clone()
@@ -52,7 +52,7 @@ def test_an_episode_is_its_worlds(world):
                 assert other.step(message["content"]) == last
             else:
                 assert last[0] == message["content"]
-        assert last[1] == trip.reward
+        assert last[1] == trajectory.reward
 
 
 def test_an_unknown_world_is_named(world):

@@ -88,12 +88,16 @@ def test_a_summary_by_hand():
 
 
 def test_parts_of_a_split_by_hand():
-    def trip(number: str, env: str, split: str) -> Trajectory:
+    def numbered(number: str, env: str, split: str) -> Trajectory:
         one = episode(number, 1.0, 2)
         return replace(one, task=replace(one.task, env=env, split=split))
 
-    shop = [trip("1", "shop", "test"), trip("2", "shop", "test")]
-    house = [trip("3", "house", "test_seen"), trip("4", "house", "test_unseen"), trip("5", "house", "test_seen")]
+    shop = [numbered("1", "shop", "test"), numbered("2", "shop", "test")]
+    house = [
+        numbered("3", "house", "test_seen"),
+        numbered("4", "house", "test_unseen"),
+        numbered("5", "house", "test_seen"),
+    ]
     assert by_part(shop, "test") == {"test": shop}
     assert by_part(house, "test") == {"test": house, "test_seen": house[::2], "test_unseen": house[1:2]}
     assert by_part(house[:1], "test_seen") == {"test_seen": house[:1]}

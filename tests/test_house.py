@@ -346,8 +346,8 @@ def test_the_authors_game_is_found_by_whole_parts_of_its_path(tmp_path, form):
     asked = {"pick/trial_1": "put two mug in cabinet.", "pick/trial_12": "put some knife in cabinet."}
     tasks = [Task(name, "house", "train", text, {"game": name}) for name, text in asked.items()]
     world = House({name: read_problem(problem(GOALS[text]), text) for name, text in asked.items()}, tasks)
-    trip = demonstrate(tasks[1], world, CAREFUL, random.Random(0))
-    turns = ["You are to solve a task.", "OK", *(message["content"] for message in trip.messages[1:])]
+    trajectory = demonstrate(tasks[1], world, CAREFUL, random.Random(0))
+    turns = ["You are to solve a task.", "OK", *(message["content"] for message in trajectory.messages[1:])]
     name = form.format("pick/trial_12".replace("/", "\\") if "\\" in form else "pick/trial_12")
     said = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(turns)]
     path = tmp_path / "sft.json"
@@ -410,9 +410,9 @@ def test_parity_people_reach_the_goal_of_every_released_game(released, people):
         task = Task(name, "house", "train", "", {"game": name})
         world = House(released, [task])
         world.max_steps = 200
-        trip = demonstrate(task, world, people, random.Random(name))
-        assert trip.reward == 1, name
-        steps.append(trip.steps)
+        trajectory = demonstrate(task, world, people, random.Random(name))
+        assert trajectory.reward == 1, name
+        steps.append(trajectory.steps)
     within = sum(n <= House.max_steps for n in steps) / len(steps)
     print(
         f"{len(steps)} games won, {within:.1%} within {House.max_steps} steps, {sum(steps) / len(steps):.1f} on average"

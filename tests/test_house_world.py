@@ -61,9 +61,9 @@ def test_no_goal_holds_at_the_start_and_people_reach_each(homes, people, within)
     for task in homes.tasks:
         homes.reset(options={"task": task})
         assert not homes.won(), task
-        trip = demonstrate(task, homes, people, random.Random(task.id))
-        assert trip.reward == 1, task
-        steps.append(trip.steps)
+        trajectory = demonstrate(task, homes, people, random.Random(task.id))
+        assert trajectory.reward == 1, task
+        steps.append(trajectory.steps)
     share = sum(n <= 20 for n in steps) / len(steps)
     print(f"{len(steps)} games, {share:.1%} within 20 steps, {sum(steps) / len(steps):.1f} on average")
     assert within[0] <= share <= within[1]
@@ -75,14 +75,14 @@ def test_a_game_written_as_pddl_is_read_back_and_plays_the_same(homes):
         again = read_problem(write_problem(game), game.instruction)
         assert (again.receptacles, again.objects, again.locations) == (game.receptacles, game.objects, game.locations)
         assert (again.static, again.fluent) == (game.static, game.fluent)
-        trip = demonstrate(task, homes, CAREFUL, random.Random(0))
+        trajectory = demonstrate(task, homes, CAREFUL, random.Random(0))
         there = House({task.setup["game"]: again}, [task])
         there.max_steps = homes.max_steps
         there.reset(options={"task": task})
-        played = [there.step(action)[:2] for action in trip.actions]
-        assert [o for o, _ in played[:-1]] == [s.observation for s in trip.as_steps()[:-1]] and played[-1][
+        played = [there.step(action)[:2] for action in trajectory.actions]
+        assert [o for o, _ in played[:-1]] == [s.observation for s in trajectory.as_steps()[:-1]] and played[-1][
             1
-        ] == trip.reward
+        ] == trajectory.reward
 
 
 def test_an_errand_is_what_the_instruction_says(homes):

@@ -251,10 +251,10 @@ def test_compare_puts_the_controls_beside_the_run(finished, tmp_path):
     spent = len((finished / "sft_log.csv").read_text().splitlines()) - 1
     assert by["sft"]["updates"] == spent
     assert by["sft-long"]["updates"] == spent + SMALL.iterations * SMALL.updates
-    coin = {row["iteration"]: row for row in rows if row["method"] == "random-pairs"}
-    assert [coin[i]["updates"] for i in (1, 2)] == [spent + SMALL.updates, spent + 2 * SMALL.updates]
+    control = {row["iteration"]: row for row in rows if row["method"] == "random-pairs"}
+    assert [control[i]["updates"] for i in (1, 2)] == [spent + SMALL.updates, spent + 2 * SMALL.updates]
     dev = json.loads((place / "selected-random-pairs.json").read_text())["dev"]
-    assert by["random-pairs"] is coin[1 if dev["random-pairs-1"] >= dev["random-pairs-2"] else 2]
+    assert by["random-pairs"] is control[1 if dev["random-pairs-1"] >= dev["random-pairs-2"] else 2]
     table = {(r["agent"], r["split"]): r for r in read_metrics(finished / "metrics.csv")}
     assert by["ipr"]["reward"] == pytest.approx(table["ipr", "test"]["reward"], abs=1e-6)
     assert by["careful"]["reward"] > 0.9

@@ -27,16 +27,16 @@ def finished(tmp_path_factory):
 def test_the_page_score_is_what_the_page_is_worth():
     shop, experts = envs.make("shop"), envs.people_of("shop")
     for task in envs.tasks("shop", "dev")[:20]:
-        trip = experts.demonstrate(task, shop, experts.careful, random.Random(0))
+        trajectory = experts.demonstrate(task, shop, experts.careful, random.Random(0))
         env = shop.clone()
         env.reset(options={"task": task})
         assert env.page_score() == 0
         scores = []
-        for action in trip.actions:
+        for action in trajectory.actions:
             env.step(action)
             scores.append(env.page_score())
         # A purchase is worth its reward, and the item's page at least that much.
-        assert scores[-1] == trip.reward <= scores[-2] <= 1
+        assert scores[-1] == trajectory.reward <= scores[-2] <= 1
 
 
 def test_contrasts_are_sampled_by_every_scorer(finished, tmp_path):
