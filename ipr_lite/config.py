@@ -96,12 +96,12 @@ class Config:
     """Weight of the outcome-DPO loss."""
     w_step: AtLeast0 = 1.0
     """Weight of the step-DPO loss."""
-    w_sft: AtLeast0 = 2.0
-    """Weight of the SFT loss (the paper: 1)."""
+    w_sft: AtLeast0 = 1.0
+    """Weight of the SFT loss."""
     sft_on: Literal["outcome_winners", "all_winners"] = "outcome_winners"
     """Which winners the SFT loss imitates: of outcome pairs (the paper), or of all (the released code)."""
-    sft_per: Literal["token", "sequence"] = "token"
-    """The SFT loss is a mean over tokens, or over winners of their sums (the paper's equation 9)."""
+    sft_per: Literal["token", "sequence"] = "sequence"
+    """The SFT loss is a mean over winners of their sums (the paper's equation 9), or a mean over their tokens."""
     ratio_per: Literal["sequence", "token"] = "sequence"
     """DPO's log-ratio to the reference is the sum over a side's tokens (the paper), or their mean (then with a beta of about 5)."""
     average: bool = False

@@ -78,7 +78,7 @@ def sft_loss(policy_chosen: Tensor, chosen_tokens: Tensor, per: str = "token") -
 
 
 def set_sizes(
-    is_outcome: Tensor, chosen_tokens: Tensor, sft_on: str = "outcome_winners", sft_per: str = "token"
+    is_outcome: Tensor, chosen_tokens: Tensor, sft_on: str = "outcome_winners", sft_per: str = "sequence"
 ) -> SetSizes:
     """Count a whole set of pairs; `is_outcome` (pairs,) is true on outcome pairs."""
     check_choice("sft_on", sft_on, SFT_ON)
@@ -101,7 +101,7 @@ def ipr_loss(
     w_step: float = 1.0,
     w_sft: float = 1.0,
     sft_on: str = "outcome_winners",
-    sft_per: str = "token",
+    sft_per: str = "sequence",
     sizes: SetSizes | None = None,
     stands_for: Tensor | None = None,
     rejected_tokens: Tensor | None = None,

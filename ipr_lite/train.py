@@ -80,7 +80,7 @@ class PreferenceSettings(_Settings):
     w_step: float = 1.0
     w_sft: float = 1.0
     sft_on: str = "outcome_winners"
-    sft_per: str = "token"
+    sft_per: str = "sequence"
     ratio_per: str = "sequence"
     warmup: float = 0.1
     schedule: str = "constant_with_warmup"
