@@ -79,7 +79,7 @@ def test_a_name_is_the_same_token_in_a_list_and_in_a_query():
     names = sql_world.words()
     ends = [[chat.content(before + name)[-1] for before in ("('", "SELECT ", " FROM ", "DESC ")] for name in names]
     same = sum(len(set(tokens)) == 1 and chat.text(tokens[:1]) == name for tokens, name in zip(ends, names))
-    assert len(names) > 400 and same / len(names) > 0.98
+    assert len(names) > 400 and same / len(names) > 0.97
 
 
 def test_pretraining_learns_repeats_byte_for_byte_and_says_what_it_did(talks, tokenizer, tmp_path):

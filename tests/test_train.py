@@ -314,7 +314,7 @@ def test_loss_and_gradient_equal_trl_s_where_trl_can_say_it(policy, tokenizer, s
     outcome, step = 3, 6
     shake(policy, "default", seed + 10)
     weights = {"w_outcome": outcome / 9, "w_step": step / 9}
-    settings = PreferenceSettings(sft_on="all_winners", ratio_per=ratio_per, **weights)
+    settings = PreferenceSettings(sft_on="all_winners", sft_per="token", ratio_per=ratio_per, **weights)
     pairs = preference_pairs(outcome, step, seed)
     with trl_trainer(policy, tokenizer, pairs, settings) as (trainer, batch):
         results = []

@@ -31,10 +31,16 @@ from ipr_lite.study.tables.comparison import (
 from ipr_lite.study.tables.figures import figures, write_comparison
 from ipr_lite.study.tables.lab import lab, lab_estimators
 from ipr_lite.study.tables.map import when_steps_help
-from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference_cell, mean_cell, verdicts
+from ipr_lite.study.tables.results import FIRST_BASE, RESULTS_FOLDER, Results, difference_cell, mean_cell, verdicts
 from ipr_lite.study.tables.step_rewards import case_studies, estimator, fig3, fig4, same_outcome
 
 BOOK = RESULTS_FOLDER.parents[1] / "book"
+
+
+def on_first_base(table: Callable[[Path], str]) -> Callable[[Path], str]:
+    """The same table from what was run on the first base: `data/results/first_base`."""
+    return lambda folder: table(folder / FIRST_BASE)
+
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "worlds": worlds,
@@ -43,23 +49,25 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "table2-controls": table2_controls,
     "table2-budget": table2_budget,
     "optimism": optimism,
-    "table3": table3,
-    "table5": table5,
-    "reward-model": reward_model_fit,
-    "table4": table4,
-    "table4-rounds": table4_rounds,
-    "deviations": deviations,
-    "search": searched,
+    "first-worlds": on_first_base(worlds),
+    "first-claims": on_first_base(table2_claims),
+    "table3": on_first_base(table3),
+    "table5": on_first_base(table5),
+    "reward-model": on_first_base(reward_model_fit),
+    "table4": on_first_base(table4),
+    "table4-rounds": on_first_base(table4_rounds),
+    "deviations": on_first_base(deviations),
+    "search": on_first_base(searched),
     "both-budgets": both_budgets,
     "budget-claims": budget_claims,
     "lab": lab,
     "lab-estimators": lab_estimators,
-    "map": when_steps_help,
-    "fig3": fig3,
-    "estimator": estimator,
-    "fig4": fig4,
-    "same-outcome": same_outcome,
-    "cases": case_studies,
+    "map": on_first_base(when_steps_help),
+    "fig3": on_first_base(fig3),
+    "estimator": on_first_base(estimator),
+    "fig4": on_first_base(fig4),
+    "same-outcome": on_first_base(same_outcome),
+    "cases": on_first_base(case_studies),
     "cost": cost,
 }
 

@@ -50,7 +50,7 @@ PAPER_5 = {
     "Llama-3-8B": (0.662, 0.706, 0.720),
 }
 OTHER_MODEL = "step_reward=runs/two-layer/default/seed-{seed}"
-BASES = {"tiny": "tiny base (4 layers, 1 M, three worlds)", "tiny:two-layer-base": "two-layer base (0.7 M, shop alone)"}
+BASES = {"tiny": "first base (4 layers, 1 M, three worlds)", "tiny:two-layer-base": "two-layer base (0.7 M, shop alone)"}
 
 
 def worlds(folder: Path = RESULTS_FOLDER) -> str:

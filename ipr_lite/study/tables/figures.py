@@ -15,7 +15,7 @@ from ipr_lite.study.results import difference, effect_cells, effect_table, markd
 from ipr_lite.study.tables.budgets import budgets_figure
 from ipr_lite.study.tables.lab import lab_figure
 from ipr_lite.study.tables.map import map_cells
-from ipr_lite.study.tables.results import RESULTS_FOLDER, SEEDLESS, WORLDS, Results
+from ipr_lite.study.tables.results import FIRST_BASE, RESULTS_FOLDER, SEEDLESS, WORLDS, Results
 from ipr_lite.study.viewer import page, table_html
 
 FRONT = {
@@ -42,7 +42,7 @@ def figures(folder: Path = RESULTS_FOLDER) -> dict[str, Figure]:
     if len(two):
         found["worlds"] = worlds_figure(folder)
     cells = []
-    for env, setting, name, source in map_cells(folder):
+    for env, setting, name, source in map_cells(folder / FIRST_BASE):
         eto, ipr = (source.rewards(env, "test", method, setting) for method in ("eto", "ipr"))
         mean, low, high, seeds = difference(ipr, eto)
         if seeds:

@@ -17,6 +17,8 @@ from ipr_lite.study.power import Moments, detectable
 from ipr_lite.study.results import RESULTS, read_results, show, show_interval, show_signed
 
 RESULTS_FOLDER = DATA / "results"
+FIRST_BASE = "first_base"
+"""The folder in it with what was run on `data/first-base`, under the defaults of that time."""
 
 WORLDS = {
     title: (name, split, paper) for name in envs.PLACES for title, (split, paper) in envs.world(name).columns.items()
