@@ -3,8 +3,8 @@
     L = w_outcome * L_outcome-DPO  +  w_step * L_step-DPO  +  w_sft * L_SFT
 
 Each term is a mean over its own set: outcome pairs (two whole trajectories), step pairs (two
-suffixes after the same history), and the winners to imitate. The paper's weights are 1, 1, 1; a run's
-defaults 1, 1, 2. `train.py` computes the log-probabilities and calls `ipr_loss`; `engine/trl.py` does
+suffixes after the same history), and the winners to imitate. The paper's weights, and a run's
+defaults, are 1, 1, 1. `train.py` computes the log-probabilities and calls `ipr_loss`; `engine/trl.py` does
 the same with TRL's trainer, and the tests hold the two equal.
 """
 
@@ -70,7 +70,7 @@ def sft_loss(policy_chosen: Tensor, chosen_tokens: Tensor, per: str = "token") -
 
     `policy_chosen` (pairs,) summed log-probabilities, `chosen_tokens` (pairs,) how many agent tokens
     each sum has. Equation 9 is "sequence" (a long winner pulls more, and the pull is large beside DPO's, whose gradient
-    on the winner starts at beta / 2 = 0.05); the default is the usual SFT loss. For reading and tests; training uses `ipr_loss`.
+    on the winner starts at beta / 2 = 0.05); the default here is the usual SFT loss. For reading and tests; training uses `ipr_loss`.
     """
     check_choice("sft_per", per, SFT_PER)
     divisor = chosen_tokens.sum() if per == "token" else len(policy_chosen)

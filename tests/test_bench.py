@@ -56,11 +56,11 @@ def test_the_bench_runs_all_ways_on_one_job(run, tmp_path, monkeypatch):
     ways = rows[rows["part"] == "ways"].set_index("way")
     assert list(ways.index) == [
         "sequential", "batched", "sequential_merged", "batched_merged", "continuous", "unmerged", "unshared",
-        "unguessed", "ours",
+        "undrafted", "ours",
     ]  # fmt: skip
     assert ways["rollouts"].nunique() == 1
     # Ours write the same tokens with and without their savings; the others draw their own.
-    assert ways.loc[["unmerged", "unshared", "unguessed"], "tokens"].eq(ways.loc["ours", "tokens"]).all()
+    assert ways.loc[["unmerged", "unshared", "undrafted"], "tokens"].eq(ways.loc["ours", "tokens"]).all()
     assert (ways["floor"] < ways["seconds"]).all() and ways.loc["ours", "floor"] < ways.loc["unshared", "floor"]
     grown = rows[rows["part"] == "samples"].set_index("samples")["rollouts"]
     assert grown[20] == 4 * grown[5] == 20 * grown[1]

@@ -78,7 +78,7 @@ def two_labs(pick: Callable[[dict[int, float]], tuple[Sequence[int], Sequence[in
             raise WrongAnswer(f"you gave {found!r}; give two lists of three seeds, (for_ipr, for_eto)") from None
         for seeds, sign, name in ((for_ipr, 1, "IPR"), (for_eto, -1, "ETO")):
             _lab(gains, seeds, sign, name)
-    say_right("two labs, one file, opposite findings; Student's t lets neither say so")
+    say_right("two labs, one file, opposite findings")
 
 
 def _lab(gains: Mapping[int, float], seeds: list[int], sign: int, name: str) -> None:

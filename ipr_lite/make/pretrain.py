@@ -208,7 +208,7 @@ its log, `pretrain.json` its settings and checksum.
 
 It knows the language and the mechanics of those worlds: it searches, opens, asks, carries, and copies names from its
 context. What it was hardly ever shown is an end: where they could buy, submit, or put a thing where it belongs, the people
-of its corpus looked again in three of four cases and more, or left. So on its own it hardly ever earns a reward (the row `base` of
+of its corpus looked again in three of four cases and more, or left. So on its own it earns little or nothing (the row `base` of
 every table), and finishing is quickly learned. It knows nothing else: no English, no facts. Its corpus shares no product,
 brand, database, table or room with the worlds that agents are trained and tested in. Databases are made of
 the same words in other tables, so that a sixth of the test questions stand in the corpus word for word, asked

@@ -297,7 +297,7 @@ def rollout_speed(rows: pd.DataFrame) -> Figure:
     rates = parts["ways"].assign(rate=lambda r: r["rollouts"] / r["seconds"], best=lambda r: r["rollouts"] / r["floor"])
     found = rates.groupby("way", sort=False)[["rate", "best"]].median()[::-1]
     for place, row in enumerate(found.itertuples()):
-        ours = row.Index in ("ours", "unshared", "unguessed", "unmerged")
+        ours = row.Index in ("ours", "unshared", "undrafted", "unmerged")
         ways.barh(
             place, row.rate, 0.65, color=PALETTE["ipr" if ours else "base"], alpha=1 if row.Index == "ours" else 0.6
         )

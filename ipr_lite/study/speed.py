@@ -11,7 +11,7 @@ base and an adapter; the others read one float copy of it, which the tiny scale 
     continuous          transformers' own continuous batching, the history encoded anew every turn
     unmerged            ours, on the policy as it is
     unshared            ours, every rollout a row with a prompt of its own
-    unguessed           ours, one token a pass
+    undrafted           ours, one token a pass
     ours                ours, making the float copy included
 """
 
@@ -128,7 +128,7 @@ class Job:
             "continuous": self.plainly(continuously, self.model, None),
             "unmerged": self.ours(self.policy),
             "unshared": self.ours(share=False),
-            "unguessed": self.ours(draft=False),
+            "undrafted": self.ours(draft=False),
             "ours": self.ours(),
         }
 

@@ -22,7 +22,7 @@ FALLEN = 0.55
 DEVIATIONS = {
     "sft_on=all_winners": "SFT term on all winners",
     "sft_per=sequence": "SFT term summed over tokens",
-    "sft_on=all_winners sft_per=sequence": "both, as the released code has it",
+    "sft_on=all_winners sft_per=sequence": "both, as the released code sums it",
     "both_directions=False": "only the demonstrator wins, in outcome pairs too (the paper: in step pairs)",
     "action_only=True": "one action contrasted, not the suffix",
     "step_pairs_from=1": "step pairs from t = 1",
@@ -30,7 +30,7 @@ DEVIATIONS = {
     "tau_step=0.1": "step threshold 0.1 (the paper's for SQL)",
     "tau_step=0.35 tau_outcome=0.2": "thresholds 0.35 and 0.2 (the script's defaults for WebShop)",
     "reference=current": "reference = the iterate, ETO's rule",
-    "w_sft=1.0": "the paper's weight 1 of the SFT term (ours 2)",
+    "w_sft=1.0": "the paper's weight 1 of the SFT term (2 then)",
     "explore_temperature=1.0": "exploring at temperature 1",
     "scorer=current": "scorer = the iterate: not frozen",
 }

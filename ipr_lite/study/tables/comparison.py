@@ -8,15 +8,7 @@ from ipr_lite.methods import METHODS
 from ipr_lite.methods.learned_rewards import FIT_COLUMNS
 from ipr_lite.study.results import difference, markdown_table, read_table, show, show_signed, worlds_markdown
 from ipr_lite.study.speed import stage_table
-from ipr_lite.study.tables.results import (
-    RESULTS_FOLDER,
-    SEEDLESS,
-    WORLDS,
-    Results,
-    difference_cell,
-    mean_cell,
-    verdicts,
-)
+from ipr_lite.study.tables.results import RESULTS_FOLDER, WORLDS, Results, difference_cell, mean_cell, verdicts
 
 # The paper's Table 2 (average reward), in the order of WORLDS; Llama-2-7B.
 PAPER_2 = {
@@ -50,7 +42,10 @@ PAPER_5 = {
     "Llama-3-8B": (0.662, 0.706, 0.720),
 }
 OTHER_MODEL = "step_reward=runs/two-layer/default/seed-{seed}"
-BASES = {"tiny": "first base (4 layers, 1 M, three worlds)", "tiny:two-layer-base": "two-layer base (0.7 M, shop alone)"}
+BASES = {
+    "tiny": "first base (4 layers, 1 M, three worlds)",
+    "tiny:two-layer-base": "two-layer base (0.7 M, shop alone)",
+}
 
 
 def worlds(folder: Path = RESULTS_FOLDER) -> str:
@@ -102,20 +97,6 @@ def table2_controls(folder: Path = RESULTS_FOLDER) -> str:
             )
         rows.append(line)
     return markdown_table(("difference", *WORLDS), rows)
-
-
-def table2_budget(folder: Path = RESULTS_FOLDER) -> str:
-    """What a method spends on training in the shop: mean over seeds after its last round."""
-    results = Results("table2", folder)
-    rows = []
-    for method in METHODS:
-        mine = results.of("shop", "test", method)
-        if not len(mine):
-            continue
-        last = mine[mine["iteration"] == mine["iteration"].max()]
-        spent = (f"{last[name].mean():.0f}" for name in ("env_steps", "tokens", "updates"))
-        rows.append((method, *spent, "" if method in SEEDLESS else len(last)))
-    return markdown_table(("method", "actions in the world", "tokens written", "updates", "seeds"), rows)
 
 
 def optimism(folder: Path = RESULTS_FOLDER) -> str:
