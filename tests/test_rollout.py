@@ -255,7 +255,7 @@ def test_an_episode_that_stops_leaves_its_row_to_those_that_joined_it(shopper, t
 
 
 def test_samples_that_follow_a_demonstration_to_the_letter_read_none_of_its_answers(shopper, trajectories):
-    cold = {"temperature": 0.02, "draft": False}
+    cold = {"temperature": 0.001, "draft": False}
     fast, plain = in_shop(shopper, **cold), in_shop(shopper, **cold, share=False)
     played = fast.play(from_every_step(trajectories[:1], samples=2))
     assert [t.messages for t in played] == [

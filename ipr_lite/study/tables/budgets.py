@@ -40,9 +40,8 @@ def setting_of(method: str, budget: str) -> str:
 
 
 def rewards(results: Results, env: str, method: str, budget: str, seeds: Iterable[int] = ()) -> dict[int, float]:
-    """Mean reward by seed. What no seed changes has been run once, and is the same for all `seeds`."""
-    found = results.rewards(env, "test", method, setting_of(method, budget))
-    return dict.fromkeys(seeds or found, next(iter(found.values()))) if method in SEEDLESS and found else found
+    """Mean reward by seed, as `Results.rewards` has it."""
+    return results.rewards(env, "test", method, setting_of(method, budget), seeds=seeds)
 
 
 def task_rows(tasks: pd.DataFrame, env: str, method: str, budget: str, seeds: Iterable[int]) -> pd.DataFrame:

@@ -63,13 +63,12 @@ def worlds_figure(folder: Path = RESULTS_FOLDER) -> Figure:
     """All worlds side by side, on the seeds that IPR, its clone and its control have in every world; what they say."""
     results = Results("table2", folder)
     names = list(dict.fromkeys(results.rows["env"]))
-    by_world = {
-        env: {m: results.rewards(env, "test", m) for m in FRONT} for env in sorted(names, key=list(envs.PLACES).index)
-    }
-    needed = [by_world[env][method] for env in by_world for method in ("sft", "random-pairs", "ipr")]
+    names.sort(key=list(envs.PLACES).index)
+    needed = [results.rewards(env, "test", method) for env in names for method in ("sft", "random-pairs", "ipr")]
     seeds = sorted(set.intersection(*(set(found) for found in needed)))
     panels, above = {}, {method: [] for method in ("sft", "base")}
-    for env, found in by_world.items():
+    for env in names:
+        found = {m: results.rewards(env, "test", m, seeds=seeds) for m in FRONT}
         shared = {
             m: {s: by_seed[s] for s in seeds} if by_seed.keys() >= set(seeds) else {} for m, by_seed in found.items()
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -44,9 +44,12 @@ class Results:
 
     def rewards(
         self, env: str, split: str, method: str, setting: str = "default", iteration: int | None = None,
-        column: str = "reward", scale: str = "tiny",
+        column: str = "reward", scale: str = "tiny", seeds: Iterable[int] = (),
     ) -> dict[int, float]:  # fmt: skip
-        """Mean reward (or another column) by seed: of the iterate that dev chose, or of a given one."""
+        """Mean reward (or another column) by seed: of the iterate that dev chose, or of a given one.
+
+        What no seed changes (`SEEDLESS`) has been run once, and is the same for all `seeds`.
+        """
         found = self.of(env, split, method)
         found = found[(found["setting"] == setting) & (found["scale"] == scale)]
         found = found[found["selected"] == 1] if iteration is None else found[found["iteration"] == iteration]
@@ -54,7 +57,8 @@ class Results:
             raise DataError(
                 f"results: two rows for {env} {method} {setting} {split}; run one precision and scale a file"
             )
-        return dict(zip(found["seed"], found[column], strict=True))
+        by_seed = dict(zip(found["seed"], found[column], strict=True))
+        return dict.fromkeys(seeds or by_seed, by_seed[min(by_seed)]) if method in SEEDLESS and by_seed else by_seed
 
 
 def mean_cell(by_seed: dict[int, float], method: str = "") -> str:
