@@ -12,7 +12,7 @@ from ipr_lite.rollout import stable_seed
 from ipr_lite.run import Log, Run, Weights
 
 RATE = 0.4
-"""In parts of IPR's learning rate, as the search on dev found (`data/results/shop_search.csv`)."""
+"""In parts of IPR's learning rate, as the search on dev found (`data/results/first_base/shop_search.csv`)."""
 
 
 def naive_step_dpo(run: Run) -> list[str]:
