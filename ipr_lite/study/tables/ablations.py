@@ -18,7 +18,7 @@ PAPER_4 = {
 }
 PAPER_4_ROUNDS = {1: 0.636, 2: 0.637, 3: 0.682, 4: 0.713, 5: 0.681}
 FALLEN = 0.55
-"""A round below this is below SFT's mean in the shop."""
+"""A round below this is below SFT's mean in the shop, on the first base."""
 DEVIATIONS = {
     "sft_on=all_winners": "SFT term on all winners",
     "sft_per=sequence": "SFT term summed over tokens",
