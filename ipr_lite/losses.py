@@ -65,12 +65,12 @@ def dpo_loss(
     return -F.logsigmoid(margin)
 
 
-def sft_loss(policy_chosen: Tensor, chosen_tokens: Tensor, per: str = "token") -> Tensor:
-    """Negative log-likelihood of winners: a mean over all their tokens, or over the sequences.
+def sft_loss(policy_chosen: Tensor, chosen_tokens: Tensor, per: str = "sequence") -> Tensor:
+    """Negative log-likelihood of winners: a mean over the sequences, or over all their tokens.
 
     `policy_chosen` (pairs,) summed log-probabilities, `chosen_tokens` (pairs,) how many agent tokens
     each sum has. Equation 9 is "sequence" (a long winner pulls more, and the pull is large beside DPO's, whose gradient
-    on the winner starts at beta / 2 = 0.05); the default here is the usual SFT loss. For reading and tests; training uses `ipr_loss`.
+    on the winner starts at beta / 2 = 0.05); "token" is the usual SFT loss. For reading and tests; training uses `ipr_loss`.
     """
     check_choice("sft_per", per, SFT_PER)
     divisor = chosen_tokens.sum() if per == "token" else len(policy_chosen)
