@@ -36,9 +36,9 @@ def figures(folder: Path = RESULTS_FOLDER) -> dict[str, Figure]:
     found = {}
     two = Results("table2", folder).rows
     for env in dict.fromkeys(env for env, _, _ in WORLDS.values()):
-        rows = two[two["env"] == env] if len(two) else two
+        rows = two[(two["env"] == env) & (two["setting"] == "default") & ~two["method"].isin(SEEDLESS)]
         if len(rows):
-            found[f"{env}_table2"] = plots.effect_forest(effect_table(rows[rows["method"] != "careful"]))
+            found[f"{env}_table2"] = plots.effect_forest(effect_table(rows))
     if len(two):
         found["worlds"] = worlds_figure(folder)
     cells = []
