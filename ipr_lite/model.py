@@ -17,10 +17,11 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils.logging import disable_progress_bar
 
-from ipr_lite.config import TINY_BASE, Scale
+from ipr_lite.config import SMOL, SMOL_HUB, TINY_BASE, Scale
 
 
 def pick_device() -> tuple[torch.device, torch.dtype, str]:
@@ -128,13 +129,16 @@ def set_adapter_weights(policy: PeftModel, weights: dict[str, torch.Tensor], nam
         raise ValueError(f"these weights do not fit adapter {name!r}: {result.unexpected_keys[:3]}")
 
 
-def save_adapter(policy: PeftModel, folder: Path, name: str = "default") -> None:
-    """Write an adapter as plain peft reads it: `PeftModel.from_pretrained(base, folder)`."""
+def save_adapter(policy: PeftModel, folder: Path, name: str = "default", dtype: str = "float32") -> None:
+    """Write an adapter in `dtype` as plain peft reads it: `PeftModel.from_pretrained(base, folder)`."""
     weights = adapter_weights(policy, name)
     current = adapter_weights(policy, "default")
     set_adapter_weights(policy, weights, "default")
     policy.save_pretrained(str(folder), selected_adapters=["default"])
     set_adapter_weights(policy, current, "default")
+    path = Path(folder) / "adapter_model.safetensors"
+    stored = {key: value.to(getattr(torch, dtype)) for key, value in load_file(path).items()}
+    save_file(stored, path, metadata={"format": "pt"})
     # peft writes where the base lies on this machine, and a model card to fill in by hand.
     (Path(folder) / "README.md").unlink(missing_ok=True)
     path = Path(folder) / "adapter_config.json"
@@ -145,18 +149,19 @@ def save_adapter(policy: PeftModel, folder: Path, name: str = "default") -> None
 
 
 def portable(model: str) -> str:
-    """The name of a model without the machine's path: `data/tiny-base`, or a folder's last name."""
+    """The name of a model without the machine's path: `data/tiny-base`, what smol's file was made from, or a folder's
+    last name."""
     folder = Path(model)
     if folder == TINY_BASE:
         return "data/tiny-base"
+    if folder.name.startswith(Path(SMOL).stem):
+        return SMOL_HUB
     return folder.name if folder.is_absolute() else model
 
 
 def load_adapter_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights in a saved adapter's folder. Raises FileNotFoundError naming the folder."""
-    from safetensors.torch import load_file
-
+    """The weights in a saved adapter's folder, in float32. Raises FileNotFoundError naming the folder."""
     path = Path(folder) / "adapter_model.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"no adapter in {folder}: {path.name} is missing")
-    return load_file(path)
+    return {key: value.float() for key, value in load_file(path).items()}

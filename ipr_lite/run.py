@@ -196,7 +196,7 @@ class Run(Folder):
             weights, log = make()
             write_log(log_path, log)
             set_adapter_weights(self.policy, weights, "default")
-            fill_atomically(folder, lambda aside: save_adapter(self.policy, aside))
+            fill_atomically(folder, lambda aside: save_adapter(self.policy, aside, dtype=self.scale.stored))
         return self.load(folder)
 
     def load(self, folder: Path) -> Weights:

@@ -5,12 +5,21 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
 from ipr_lite.chat import Chat
-from ipr_lite.config import SCALES, SMOL, Config
+from ipr_lite.config import SCALES, SMOL, SMOL_HUB, Config
 from ipr_lite.engine import gguf
-from ipr_lite.model import add_adapters, load_base, load_tokenizer
+from ipr_lite.model import (
+    adapter_weights,
+    add_adapters,
+    load_adapter_weights,
+    load_base,
+    load_tokenizer,
+    save_adapter,
+    set_adapter_weights,
+)
 from ipr_lite.run import scale_of
 
 needs_weights = pytest.mark.skipif(
@@ -51,7 +60,7 @@ def test_scale_smol_is_the_converted_folder_in_four_bits(smol):
     scale = scale_of(Config(scale="smol"))
     assert scale.model == str(smol)
     policy = add_adapters(load_base(scale.model), scale, seed=0)
-    assert sum(p.numel() for p in policy.parameters() if p.requires_grad) == 30 * 16 * (
+    assert sum(p.numel() for p in policy.parameters() if p.requires_grad) == 30 * 8 * (
         # query and output; key and value; gate, up and down: in + out of each
         2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536)
     )
@@ -61,6 +70,27 @@ def test_scale_smol_is_the_converted_folder_in_four_bits(smol):
     encoded = chat.encode(talk)
     spoken = [token for token, agent in zip(encoded.input_ids, encoded.agent_mask, strict=True) if agent]
     assert chat.tokenizer.decode(spoken).startswith("Action: search[tea]<|im_end|>")
+
+
+@needs_weights
+def test_an_adapter_is_plain_pefts_and_small(smol, tmp_path):
+    """Over the hub's name, which is the converted folder here: the same logits, from a file of 6 MB at most."""
+    scale = scale_of(Config(scale="smol"))
+    policy = add_adapters(load_base(scale.model, "full"), scale, seed=0)
+    weights = {key: value + 0.02 * torch.randn_like(value) for key, value in adapter_weights(policy).items()}
+    set_adapter_weights(policy, weights, "default")
+    save_adapter(policy, tmp_path, dtype=scale.stored)
+    assert (tmp_path / "adapter_model.safetensors").stat().st_size <= 6_000_000
+    assert PeftConfig.from_pretrained(str(tmp_path)).base_model_name_or_path == SMOL_HUB
+
+    set_adapter_weights(policy, load_adapter_weights(tmp_path), "default")
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(smol, dtype=torch.float32), str(tmp_path))
+    ids = torch.arange(1000, 1100)[None]
+    with torch.no_grad():
+        mine, theirs, base = policy(ids).logits, plain(ids).logits, plain.get_base_model()
+        torch.testing.assert_close(mine, theirs)
+        with plain.disable_adapter():
+            assert (base(ids).logits - theirs).abs().max() > 0.1, "the adapter says something"
 
 
 @needs_weights

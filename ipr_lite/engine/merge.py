@@ -1,4 +1,4 @@
-"""An adapter added into its base: what tiny rollouts run on, and what servers load."""
+"""An adapter added into its base: what rollouts of a small model run on, and what servers load."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from ipr_lite.chat import Chat
 from ipr_lite.model import adapter_weights, set_adapter_weights
 
-MERGED_BELOW = 50_000_000
+MERGED_BELOW = 200_000_000
 """Parameters up to which rollouts run on a merged float copy of the model; larger ones are in memory once."""
 
 
 def merged(policy: PeftModel, weights: dict[str, torch.Tensor] | None):
     """A float32 copy of the base with an adapter's weights added in (None: the base alone).
 
-    Only for tiny models, where 4-bit layers decode slower than float ones: a second copy of a
+    Only for small models, where 4-bit layers decode slower than float ones: a second copy of a
     large base would defeat the purpose. A 4-bit layer's weight is read off its own output on the
     identity matrix, so the copy computes what the layer computes.
     """
@@ -76,7 +76,7 @@ def save_merged(policy: PeftModel, weights: dict[str, torch.Tensor] | None, toke
 
 
 def decoder(policy: PeftModel, weights: dict[str, torch.Tensor] | None):
-    """The model that rollouts of this policy run on: a merged copy of a tiny model, else the
+    """The model that rollouts of this policy run on: a merged copy of a small model, else the
     policy itself with the weights in its adapter "explorer" (None: zeros, which add nothing)."""
     if sum(p.numel() for p in policy.get_base_model().parameters()) < MERGED_BELOW:
         return merged(policy, weights)

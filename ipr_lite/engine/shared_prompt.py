@@ -24,9 +24,11 @@ from ipr_lite import train
 from ipr_lite.chat import Encoded
 from ipr_lite.engine.attention import attend_plainly
 from ipr_lite.engine.cache import check_attention
-from ipr_lite.engine.merge import MERGED_BELOW
 from ipr_lite.model import unknown_attention
 from ipr_lite.train import Read
+
+ONE_PRODUCT_BELOW = 50_000_000
+"""Parameters up to which training multiplies by base and adapter in one; above, the gradient of the sum costs more than it saves."""
 
 
 @dataclass
@@ -135,7 +137,7 @@ def reading(policy: PeftModel, longest: int) -> Iterator[Read]:
     before = causal.config._attn_implementation
     causal.set_attn_implementation("pieces")
     # In half precision the sum would swallow what an adapter adds; a copy of a large model would not fit.
-    small = causal.dtype == torch.float32 and sum(p.numel() for p in causal.parameters()) < MERGED_BELOW
+    small = causal.dtype == torch.float32 and sum(p.numel() for p in causal.parameters()) < ONE_PRODUCT_BELOW
     layers = [module for module in causal.modules() if isinstance(module, LoraLayer)] if small else []
     try:
         for layer in layers:
