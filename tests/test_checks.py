@@ -143,6 +143,14 @@ def episodes_that_fit(free, layers, kv_heads, head, tokens):
     return free // (4 * layers * kv_heads * head * tokens)
 
 
+def training_flops(tokens, labels, linear, head):
+    return 4 * (tokens * linear + labels * head)
+
+
+def tasks_needed(differences, effect, ddof=1, z=2.8):
+    return math.ceil((z * np.std(differences, ddof=ddof) / effect) ** 2)
+
+
 def complete(steps, usual, episodes):
     return (1 - usual**episodes - (1 - usual) ** episodes) ** steps
 
@@ -176,6 +184,8 @@ RIGHT = {
     "name_faults": named(),
     "bits_per_weight": bits_per_weight,
     "episodes_that_fit": episodes_that_fit,
+    "training_flops": training_flops,
+    "tasks_needed": tasks_needed,
     "budget": spent,
     "stop_round": stop_round,
     "expected_best": expected_best,
@@ -297,6 +307,15 @@ WRONG = [
     ("episodes_that_fit", lambda free, *rest: episodes_that_fit(free, *rest) // 2, "two bytes, not four"),
     ("episodes_that_fit", lambda free, layers, *rest: episodes_that_fit(free, 1, *rest), "every layer has its own"),
     ("episodes_that_fit", lambda *case: -1, "an episode takes"),
+    ("training_flops", lambda *case: 1.5 * training_flops(*case), "is for full training"),
+    ("training_flops", lambda *case: training_flops(*case) / 2, "the way forward alone"),
+    ("training_flops", lambda tokens, labels, *rest: training_flops(tokens, tokens, *rest), "only where a label is"),
+    ("training_flops", lambda *case: 1, "multiplies and adds once"),
+    ("tasks_needed", lambda *case: tasks_needed(*case, ddof=0), "divide the squares by n - 1"),
+    ("tasks_needed", lambda *case: tasks_needed(*case, z=1.96), "in half of the cases"),
+    ("tasks_needed", lambda seen, effect: math.ceil(2.8 * np.std(seen, ddof=1) / effect), "square the ratio"),
+    ("tasks_needed", lambda seen, effect: (2.8 * np.std(seen, ddof=1) / effect) ** 2, "rounded up"),
+    ("tasks_needed", lambda *case: 7, "2.8 sd / sqrt"),
     ("budget", lambda sft, rounds, r: spent(sft, rounds, r)[::-1], "the two are swapped"),
     ("budget", lambda sft, rounds, r: spent(sft, rounds[max(r - 1, 0) : r], 1), "is round 2 alone"),
     ("budget", lambda sft, rounds, r: spent(sft, rounds, max(r - 1, 0)), "a round is missing"),
