@@ -482,7 +482,7 @@ def test_ctrl_c_ends_at_once(lab, given):
     ((200, '{"error": {"type": "invalid_request_error", "message": "no"}}'), "HTTP 400: .*; its log says more"),
     ((400, "System role not supported"), "HTTP 400: System role not supported; its log says more"),
     ((400, "max_tokens is too large: 160"), "HTTP 400: max_tokens is too large"),
-    ((400, "\x1b[31mred\nlines " * 99), r"HTTP 400: \[31mred lines"),
+    ((400, "\x1b[31mred\nlines " * 99), r"HTTP 400: \\x1b\[31mred lines"),
 ])  # fmt: skip
 def test_what_a_server_refuses_is_told_with_the_remedy(lab, error, remedy):
     with Fake(errors=[error]) as server, pytest.raises(ServerError, match=remedy) as told:

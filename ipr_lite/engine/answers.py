@@ -95,9 +95,3 @@ def json_object(told: str) -> dict:
 
 def _dict(value) -> dict:
     return value if isinstance(value, dict) else {}
-
-
-def line(text: str, most: int = 300) -> str:
-    """A text on one line, without what a terminal would obey."""
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(text.split())[:most]

@@ -18,17 +18,8 @@ from pathlib import Path
 import openai
 
 from ipr_lite.chat import Chat
-from ipr_lite.engine.answers import (
-    ServerError,
-    api_key,
-    busy,
-    json_object,
-    line,
-    read_answer,
-    remedy_of,
-    status_of,
-    too_long,
-)
+from ipr_lite.engine.answers import ServerError, api_key, busy, json_object, read_answer, remedy_of, status_of, too_long
+from ipr_lite.engine.safe_text import one_line
 from ipr_lite.records import Message, Trajectory, read_as
 from ipr_lite.rollout import Episode, played, stable_seed
 
@@ -156,7 +147,7 @@ class ServedRollouts:
         except Exception as error:
             task, step = talk.episode.task, sum(said["role"] == "assistant" for said in talk.messages)
             raise RuntimeError(
-                f"the world {task.env} failed in task {task.id!r}, step {step}, at {line(message)!r} "
+                f"the world {task.env} failed in task {task.id!r}, step {step}, at {one_line(message, 300)!r} "
                 f"({type(error).__name__}: {error}); mend it, and give the same command again"
             ) from error
         talk.invalid += bool(info["invalid"])
@@ -260,7 +251,7 @@ class ServedRollouts:
             status, told = self._send(self.url.removesuffix("/v1") + "/load_model", {"model": self.model})
             remedy = "correct --served or --model, or start a server that has it"
         if status != 200 or '"status": "error"' in told:
-            has = ", ".join(line(name, 60) for name in names[:8]) or "nothing"
+            has = ", ".join(one_line(name, 60) for name in names[:8]) or "nothing"
             raise ServerError(
                 f"the server at {self.url} has no model {self.model!r}, it lists {has} "
                 f"({self._words(told.rpartition('data:')[2])}); {remedy}"
@@ -274,7 +265,7 @@ class ServedRollouts:
 
     def _words(self, told: str) -> str:
         """What the server told, on one line, without the key."""
-        return line(told.replace(self.key, "***") if self.key != "none" else told)
+        return one_line(told.replace(self.key, "***") if self.key != "none" else told, 300)
 
 
 @dataclass

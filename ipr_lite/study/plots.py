@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -348,5 +349,8 @@ def blank(width: float, height: float, panels: int = 1, columns: int = 2) -> tup
 
 
 def titled(figure: Figure, title: str, takeaway: str) -> Figure:
-    figure.suptitle("\n".join(one_line(text, 120) for text in (title, takeaway) if text), fontsize=10, parse_math=False)
+    """What is shown, and below it what it says, in lines no longer than the figure is wide."""
+    letters = int(13 * figure.get_figwidth())
+    lines = [textwrap.fill(one_line(text, 120), letters) for text in (title, takeaway) if text]
+    figure.suptitle("\n".join(lines), fontsize=10, parse_math=False)
     return figure
