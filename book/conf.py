@@ -22,7 +22,14 @@ smartquotes_action = "qe"  # two dashes are an option's, not a long dash
 
 # Sources stay where they are: nothing is copied, and outputs are those that the tests compare.
 root_doc = "book/index"
-include_patterns = ["book/**", "notebooks/**", "data/*/CARD.md", "data/*-base/README.md", "data/showcase/README.md"]
+include_patterns = [
+    "book/**",
+    "notebooks/**",
+    "data/*/CARD.md",
+    "data/*-base/README.md",
+    "data/showcase/README.md",
+    "data/smol/README.md",
+]
 exclude_patterns = ["**/_build", "**/.ipynb_checkpoints"]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton"]
 nb_execution_mode = "off"

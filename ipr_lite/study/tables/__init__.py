@@ -14,7 +14,7 @@ from pathlib import Path
 from ipr_lite.records import write_atomically
 from ipr_lite.study import plots
 from ipr_lite.study.tables.ablations import deviations, table4, table4_rounds
-from ipr_lite.study.tables.budgets import both_budgets, budget_claims
+from ipr_lite.study.tables.budgets import both_budgets, budget_claims, headline
 from ipr_lite.study.tables.comparison import (
     cost,
     optimism,
@@ -60,6 +60,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "search": on_first_base(searched),
     "both-budgets": both_budgets,
     "budget-claims": budget_claims,
+    "headline": headline,
     "lab": lab,
     "lab-estimators": lab_estimators,
     "map": on_first_base(when_steps_help),

@@ -119,6 +119,32 @@ def budget_claims(folder: Path = RESULTS_FOLDER) -> str:
     return markdown_table(header, said)
 
 
+HEADLINE = (
+    ("ipr", "sft", ""),
+    ("ipr", "random-pairs", ""),
+    ("ipr", "eto", "per demonstration"),
+    ("ipr", "eto", "per action"),
+)
+"""The questions for which the shop has more seeds than Table 2, in a file of their own."""
+
+
+def headline(folder: Path = RESULTS_FOLDER) -> str:
+    """The headline differences in the shop on all seeds there are, those of Table 2 and more."""
+    parts = [Results(word, folder) for word in ("table2", "headline")]
+    lines, moments = [], []
+    for first, second, budget in HEADLINE:
+        mine, theirs = (
+            {seed: r for part in parts for seed, r in rewards(part, "shop", name, budget).items()}
+            for name in (first, second)
+        )
+        found = difference(mine, theirs)
+        paper = show_signed(PAPER_2[first][0] - PAPER_2[second][0]) if second in PAPER_2 else ""
+        lines.append((f"{first} minus {second}", budget, paper, difference_cell(found)))
+        moments.append(Moments.behind(found[0], found[1], found[3]))
+    said = [(*line, answer) for line, answer in zip(lines, answers(moments), strict=True)]
+    return markdown_table(("difference", "budget", "paper", "over seeds, detectable [seeds]", "verdict"), said)
+
+
 def budgets_figure(folder: Path = RESULTS_FOLDER) -> Figure | None:
     """Reward on test against actions in the world, a panel a world: each method after each of its rounds, at both budgets."""
     results = Results("table2", folder)
