@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import pvariance, stdev, variance
 
 from ipr_lite.checks.answers import NOTHING, WrongAnswer, attempt, say_right
 
@@ -38,20 +39,15 @@ def tasks_needed(needed: Callable[[Sequence[float], float], int]) -> None:
         found = attempt(needed, differences, effect)
         if found is NOTHING:
             return
-        n, mean = len(differences), math.fsum(differences) / len(differences)
-        squares = math.fsum((d - mean) ** 2 for d in differences)
-
-        def tasks(variance: float, z: float = 2.8, effect: float = effect) -> int:
-            return math.ceil((z / effect) ** 2 * variance)
-
-        if found == tasks(squares / (n - 1)):
+        spread = variance(differences)
+        if found == math.ceil((2.8 / effect) ** 2 * spread):
             continue
-        shown = f"{n} differences of spread {math.sqrt(squares / (n - 1)):.3f}, effect {effect}: you gave {found}"
-        if found == tasks(squares / n):
+        shown = f"{len(differences)} differences of spread {stdev(differences):.3f}, effect {effect}: you gave {found}"
+        if found == math.ceil((2.8 / effect) ** 2 * pvariance(differences)):
             raise WrongAnswer(f"{shown}; divide the squares by n - 1: the mean was taken from the same numbers")
-        if found == tasks(squares / (n - 1), 1.96):
+        if found == math.ceil((1.96 / effect) ** 2 * spread):
             raise WrongAnswer(f"{shown}; 1.96 alone sees the effect in half of the cases")
-        if found == math.ceil(2.8 / effect * math.sqrt(squares / (n - 1))):
+        if found == math.ceil(2.8 / effect * stdev(differences)):
             raise WrongAnswer(f"{shown}; the error falls with the root of n: square the ratio")
         if isinstance(found, float) and not found.is_integer():
             raise WrongAnswer(f"{shown}; whole tasks, rounded up")

@@ -117,11 +117,14 @@ def two_way(differences: np.ndarray, draws: int = 4000, seed: int = 0) -> tuple[
     return float(mean), float(mean - half), float(mean + half)
 
 
+def by_seed(rows: pd.DataFrame) -> dict[int, np.ndarray]:
+    """The reward of every task, by seed, of a method's rows of a `_tasks` file, a row a seed."""
+    return {row.seed: np.array(row.rewards.split(), float) / 1000 for row in rows.itertuples()}
+
+
 def over_seeds_and_tasks(first: pd.DataFrame, second: pd.DataFrame) -> str:
     """The two-way interval of first - second, of a method's rows each of a `_tasks` file, a row a seed; empty for fewer than two seeds."""
-    a, b = (
-        {row.seed: np.array(row.rewards.split(), float) / 1000 for row in rows.itertuples()} for rows in (first, second)
-    )
+    a, b = by_seed(first), by_seed(second)
     seeds = sorted(a.keys() & b.keys())
     return show_interval(*two_way(np.array([a[s] - b[s] for s in seeds]))[1:]) if len(seeds) > 1 else ""
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ipr_lite.evaluation import student_interval
 from ipr_lite.methods import METHODS
-from ipr_lite.study.power import Moments, detectable
+from ipr_lite.study.power import Moments, by_seed, detectable
 from ipr_lite.study.results import TASKS, markdown_table, read_results, read_table, show, show_interval, show_signed
 from ipr_lite.study.tables.budgets import BUDGETS, ONE
 from ipr_lite.study.tables.results import RESULTS_FOLDER, SEEDLESS, mean_cell
@@ -21,7 +21,7 @@ def by_task(tasks: pd.DataFrame, method: str, budget: str) -> dict[int, np.ndarr
     """By seed: the reward of every test task, of the round that dev chose."""
     rows = tasks[(tasks["method"] == method) & (tasks["selected"] == 1) & (tasks["split"] == "test")]
     rows = rows[rows["setting"].str.contains("budget=paper") == (budget == "per demonstration")]
-    return {row.seed: np.array(row.rewards.split(), float) / 1000 for row in rows.itertuples()}
+    return by_seed(rows)
 
 
 def real_llm(folder: Path = RESULTS_FOLDER) -> str:
