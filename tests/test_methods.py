@@ -78,7 +78,7 @@ def test_ppo_makes_what_paid_likelier(lab):
     optimizer = torch.optim.AdamW(parameters, lr=1e-3)
     with torch.no_grad():
         before = [policy_gradient.read(lab.policy, e)[0].sum() for e in episodes]
-    policy_gradient.learn(lab.policy, episodes, policy_gradient.Baseline(), optimizer, updates=1, seed=0)
+    policy_gradient.learn(lab.policy, episodes, ppo.Baseline().advantages, optimizer, updates=1, seed=0)
     with torch.no_grad():
         after = [policy_gradient.read(lab.policy, e)[0].sum() for e in episodes]
     assert after[0] > before[0] and after[1] < before[1]
@@ -88,7 +88,7 @@ def test_the_baseline_learns_the_value_of_states():
     torch.manual_seed(0)
     weights = torch.randn(8)
     states = torch.randn(400, 8)
-    baseline = policy_gradient.Baseline()
+    baseline = ppo.Baseline()
     assert baseline.values(states).tolist() == [0.0] * 400
     baseline.add(states, states @ weights + 0.3)
     other = torch.randn(50, 8)

@@ -3,6 +3,7 @@
 from ipr_lite.methods.base import BASE, CAREFUL
 from ipr_lite.methods.best_of_n import BEST_OF_N, BEST_OF_N_ORACLE
 from ipr_lite.methods.eto import ETO, ETO_SFT
+from ipr_lite.methods.grpo import GIGPO, GRPO, HGPO
 from ipr_lite.methods.ipr import IPR
 from ipr_lite.methods.method import Method
 from ipr_lite.methods.naive_step_dpo import NAIVE_STEP_DPO
@@ -14,7 +15,7 @@ from ipr_lite.methods.sft import SFT, SFT_CAREFUL, SFT_LONG
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        BASE, SFT, SFT_LONG, RFT, BEST_OF_N, BEST_OF_N_ORACLE, PPO, STEP_PPO, NAIVE_STEP_DPO, ETO, ETO_SFT, RANDOM_PAIRS, IPR,
+        BASE, SFT, SFT_LONG, RFT, BEST_OF_N, BEST_OF_N_ORACLE, PPO, STEP_PPO, GRPO, GIGPO, HGPO, NAIVE_STEP_DPO, ETO, ETO_SFT, RANDOM_PAIRS, IPR,
         SFT_CAREFUL, CAREFUL,
     )
 }  # fmt: skip

@@ -1,12 +1,13 @@
-"""Policy gradients on an agent's own episodes, plainly: PPO's clipped loss, with a value baseline.
+"""Policy gradients on an agent's own episodes, plainly: what PPO (`ppo.py`) and GRPO (`grpo.py`) share.
 
-The loss is the clipped objective (Schulman et al., 2017) per token, with the decision's advantage on each: its return
-minus a value predicted from the state before it. There is no Kullback-Leibler term; each batch of episodes is read once.
+The loss is the clipped objective (Schulman et al., 2017) per token, with the advantage of its decision on each; where
+advantages come from is all that the methods differ in. There is no Kullback-Leibler term; a batch is read once.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -16,15 +17,21 @@ from torch import Tensor
 
 from ipr_lite.chat import Chat
 from ipr_lite.losses import ppo_loss
+from ipr_lite.methods.explored import round_budget
+from ipr_lite.model import adapter_weights, set_adapter_weights
 from ipr_lite.records import Trajectory
+from ipr_lite.rollout import stable_seed
+from ipr_lite.run import Run
 
 CLIP = 0.2
-RIDGE = 1.0
+ACTIONS = 1000
+"""In the world, a round, where the budget is the method's own."""
 
 
 @dataclass
 class Experience:
-    """An episode to learn from: its tokens, which decision (0, 1, ...; -1: none) wrote each, a return for each."""
+    """An episode to learn from: its tokens, which decision (0, 1, ...; -1: none) wrote each, and of each decision its
+    return (PPO) or what that is above its group's (GRPO)."""
 
     input_ids: list[int]
     decision: list[int]
@@ -41,45 +48,45 @@ def experience(chat: Chat, trajectory: Trajectory, returns: list[float]) -> Expe
     return Experience(encoded.input_ids, decision, returns)
 
 
-class Baseline:
-    """The value of a state: linear in the policy's last hidden state, fitted by least squares (ridge) to the returns
-    of all earlier phases. Any function of the state alone leaves the gradient unbiased; this one needs no rate."""
+def rounds(run: Run, method: str, collect: Callable, advantages: Callable, phases: int) -> list[str]:
+    """The agents after every round of as many updates and actions in the world as IPR's, in so many phases. In each,
+    `collect(weights, agent, env_steps, spent)` gives experience of the policy as it is, and
+    `advantages(experience, states)` the advantages of each one's decisions.
+    """
+    c = run.config
+    # Before the policy is touched: these may train IPR's rounds.
+    budgets = [round_budget(run, number) or ACTIONS for number in range(1, c.iterations + 1)]
+    agents = [f"{method}-{number}" for number in range(1, c.iterations + 1)]
+    if all((run.folder / agent).exists() for agent in agents):
+        return agents  # the optimiser goes on from round to round, so a part is made anew
+    set_adapter_weights(run.policy, run.sft(), "default")
+    parameters = [p for name, p in run.policy.named_parameters() if ".default." in name]
+    optimizer = torch.optim.AdamW(parameters, lr=c.learning_rate or run.scale.learning_rate, weight_decay=0.0)
+    for number, (agent, budget) in enumerate(zip(agents, budgets, strict=True), start=1):
+        spent = {"env_steps": 0, "tokens": 0}
+        bar, losses = run.bar(method), []
+        for phase in range(phases):
+            count = c.updates // phases + (phase < c.updates % phases)
+            share = round((budget - spent["env_steps"]) / (phases - phase))
+            episodes = collect(adapter_weights(run.policy), f"{agent}-{phase}", share, spent)
+            seed = stable_seed(c.seed, method, number, phase)
+            losses += learn(run.policy, episodes, advantages, optimizer, count, seed)
+            bar(phase + 1, phases)
+        log = [{"step": step, "loss": loss} for step, loss in enumerate(losses, start=1)]
+        weights = adapter_weights(run.policy)
+        run.adapter(run.folder / agent, run.folder / f"{agent}_log.csv", lambda: (weights, log))
+        run.spend(f"{method}/{number}", updates=c.updates, **spent)
+    return agents
 
-    def __init__(self):
-        self.states: list[Tensor] = []
-        self.returns: list[Tensor] = []
 
-    def values(self, states: Tensor) -> Tensor:
-        """(decisions,) values of (decisions, width) states; 0 before anything was seen."""
-        if not self.states:
-            return torch.zeros(len(states))
-        x, y = torch.cat(self.states), torch.cat(self.returns)
-        mean, middle = x.mean(0), y.mean()
-        x = x - mean
-        weights = torch.linalg.solve(
-            x.T @ x + RIDGE * len(x) * x.var(0).mean() * torch.eye(x.shape[1]), x.T @ (y - middle)
-        )
-        return (states - mean) @ weights + middle
-
-    def add(self, states: Tensor, returns: Tensor) -> None:
-        """Remember what these states returned."""
-        self.states.append(states)
-        self.returns.append(returns)
-
-
-def learn(policy, episodes: list[Experience], baseline: Baseline, optimizer, updates: int, seed: int) -> list[float]:
+def learn(policy, episodes: list[Experience], advantages: Callable, optimizer, updates: int, seed: int) -> list[float]:
     """One phase: `updates` updates, which share the episodes among them. Returns their losses."""
     policy.set_adapter("default")
     policy.eval()
     with torch.no_grad():
         first = [read(policy, episode) for episode in episodes]
     old = [logps for logps, _ in first]
-    states = torch.cat([states for _, states in first])
-    returns = torch.cat([torch.tensor(episode.returns) for episode in episodes])
-    advantages = returns - baseline.values(states)
-    baseline.add(states, returns)
-    advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-6)
-    of_episode = advantages.split([len(episode.returns) for episode in episodes])
+    of_episode = advantages(episodes, [states for _, states in first])
     order = list(range(len(episodes)))
     random.Random(seed).shuffle(order)
     losses = []

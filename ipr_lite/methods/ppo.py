@@ -9,14 +9,14 @@ That one line is all that process supervision changes.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from functools import partial
 
 import torch
+from torch import Tensor
 
-from ipr_lite.methods.explored import round_budget
 from ipr_lite.methods.method import Method
-from ipr_lite.methods.policy_gradient import Baseline, Experience, experience, learn
-from ipr_lite.model import adapter_weights, set_adapter_weights
+from ipr_lite.methods.policy_gradient import Experience, experience, rounds
 from ipr_lite.records import Trajectory
 from ipr_lite.rollout import Player, stable_seed
 from ipr_lite.run import Run, Weights
@@ -26,42 +26,49 @@ PHASES = 4
 """Of a round: each collects episodes and trains on them, so that the data stay near the policy."""
 SAMPLES = 1
 """Rollouts for one step reward of Step-PPO: it meets many actions, so noise averages out."""
-ACTIONS = 1000
-"""In the world, a round, where the budget is the method's own."""
+RIDGE = 1.0
 
 
 def train(run: Run, method: str, by_step: bool) -> list[str]:
-    """The policy after every round of as many updates and actions in the world as IPR's."""
-    c, baseline = run.config, Baseline()
-    # Before the policy is touched: these may train IPR's rounds.
-    budgets = [round_budget(run, number) or ACTIONS for number in range(1, c.iterations + 1)]
-    agents = [f"{method}-{number}" for number in range(1, c.iterations + 1)]
-    if all((run.folder / agent).exists() for agent in agents):
-        return agents  # the optimiser and the baseline go on from round to round, so a part is made anew
-    set_adapter_weights(run.policy, run.sft(), "default")
-    parameters = [p for name, p in run.policy.named_parameters() if ".default." in name]
-    optimizer = torch.optim.AdamW(parameters, lr=c.learning_rate or run.scale.learning_rate, weight_decay=0.0)
-    for number, (agent, budget) in enumerate(zip(agents, budgets, strict=True), start=1):
-        spent = {"env_steps": 0, "tokens": 0}
-        updates = [c.updates // PHASES + (i < c.updates % PHASES) for i in range(PHASES)]
-        bar, losses = run.bar(method), []
-        for phase, count in enumerate(updates):
-            now = adapter_weights(run.policy)
-            share = round((budget - spent["env_steps"]) / (PHASES - phase))
-            episodes = collect(run, now, f"{agent}-{phase}", share, by_step, spent)
-            losses += learn(
-                run.policy, episodes, baseline, optimizer, count, stable_seed(c.seed, method, number, phase)
-            )
-            bar(phase + 1, PHASES)
-        log = [{"step": step, "loss": loss} for step, loss in enumerate(losses, start=1)]
-        weights = adapter_weights(run.policy)
-        run.adapter(run.folder / agent, run.folder / f"{agent}_log.csv", lambda: (weights, log))
-        run.spend(f"{method}/{number}", updates=c.updates, **spent)
-    return agents
+    """The policy after every round."""
+    return rounds(run, method, partial(collect, run, by_step), Baseline().advantages, PHASES)
+
+
+class Baseline:
+    """The value of a state: linear in the policy's last hidden state, fitted by least squares (ridge) to the returns
+    of all earlier phases. Any function of the state alone leaves the gradient unbiased; this one needs no rate."""
+
+    def __init__(self):
+        self.states: list[Tensor] = []
+        self.returns: list[Tensor] = []
+
+    def values(self, states: Tensor) -> Tensor:
+        """(decisions,) values of (decisions, width) states; 0 before anything was seen."""
+        if not self.states:
+            return torch.zeros(len(states))
+        x, y = torch.cat(self.states), torch.cat(self.returns)
+        mean, middle = x.mean(0), y.mean()
+        x = x - mean
+        weights = torch.linalg.solve(
+            x.T @ x + RIDGE * len(x) * x.var(0).mean() * torch.eye(x.shape[1]), x.T @ (y - middle)
+        )
+        return (states - mean) @ weights + middle
+
+    def advantages(self, episodes: list[Experience], states: list[Tensor]) -> Sequence[Tensor]:
+        """Returns minus values, standardised over the phase, whose returns the baseline learns from after that."""
+        returns, seen = torch.cat([torch.tensor(episode.returns) for episode in episodes]), torch.cat(states)
+        advantages = returns - self.values(seen)
+        self.add(seen, returns)
+        return ((advantages - advantages.mean()) / (advantages.std() + 1e-6)).split([len(one) for one in states])
+
+    def add(self, states: Tensor, returns: Tensor) -> None:
+        """Remember what these states returned."""
+        self.states.append(states)
+        self.returns.append(returns)
 
 
 def collect(
-    run: Run, weights: Weights, agent: str, env_steps: int, by_step: bool, spent: dict[str, int]
+    run: Run, by_step: bool, weights: Weights, agent: str, env_steps: int, spent: dict[str, int]
 ) -> list[Experience]:
     """Sampled episodes on training tasks, drawn anew, for about `env_steps` actions, scoring included."""
     c, tasks = run.config, list({t.id: t.task for t in run.demonstrations()}.values())
