@@ -183,7 +183,7 @@ class Chat:
         return self.tokenizer.decode(self._before_ids + ids, skip_special_tokens=True).removeprefix(self._before)
 
     def encode(self, messages: list[Message]) -> Encoded:
-        """Encode a conversation: system, user, assistant, user, ...
+        """Encode a conversation: system, user, assistant, user, ... An assistant message of `weight` 0 is read, not learned.
 
         Raises ValueError where the roles do not follow that order.
         """
@@ -208,7 +208,7 @@ class Chat:
             else:
                 ids += self._to_agent
                 mask += [0] * len(self._to_agent)
-                new, agent = content + [self.end], True
+                new, agent = content + [self.end], bool(message.get("weight", 1))
             ids += new
             mask += [int(agent)] * len(new)
         return Encoded(ids, mask)

@@ -42,7 +42,7 @@ def stage(name: str, text: str, before: str, needs: str) -> Callable:
 
     def one(config: Config, folder: Path, iteration: Annotated[Count, "the round, from 1"] = 1):
         from ipr_lite.ipr import round_of
-        from ipr_lite.methods.learned_rewards import judge_of
+        from ipr_lite.methods.judge import judge_of
         from ipr_lite.run import Run
 
         path = folder / needs.format(iteration)

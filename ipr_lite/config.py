@@ -63,7 +63,8 @@ class Config:
     """N, Monte Carlo rollouts for one step reward; 5 as in the paper."""
     step_reward: str = "mc"
     """Monte Carlo (mc), the explored episode's outcome alone (outcome), the learned step reward model of this run (model),
-    or the folder of another run whose model judges, with `{seed}` for the run's seed."""
+    the log-ratio of a policy trained on whole trajectories (implicit), or the folder of another run whose model judges,
+    with `{seed}` for the run's seed."""
     scorer: Literal["sft", "current"] = "sft"
     """Who finishes episodes to score a step: the frozen SFT policy (the paper), or the iterate of the round."""
     explore_temperature: AtLeast0 = 0.0

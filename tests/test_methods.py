@@ -1,5 +1,6 @@
 """The methods: their pairs, budgets, references and losses, on the shipped base and a small finished run."""
 
+import itertools
 import json
 import math
 import shutil
@@ -11,16 +12,18 @@ import torch
 from ipr_lite.config import Config
 from ipr_lite.ipr import round_of
 from ipr_lite.losses import agent_logps, ppo_loss
-from ipr_lite.methods import METHODS, explored, learned_rewards, policy_gradient, ppo, reward_model
+from ipr_lite.methods import METHODS, atlas, explored, istar, judge, learned_rewards, policy_gradient, ppo, reward_model
 from ipr_lite.methods.best_of_n import by_the_model, by_the_oracle
 from ipr_lite.methods.sft import all_updates
-from ipr_lite.model import adapter_weights
+from ipr_lite.model import adapter_weights, set_adapter_weights
 from ipr_lite.records import read_trajectories
 from ipr_lite.run import Run, draw_demonstrations
+from ipr_lite.step_reward import steps_of
 from ipr_lite.study import compare as compare_module
 from ipr_lite.study.compare import compare
 from ipr_lite.study.job import run
 from ipr_lite.study.results import read_results
+from ipr_lite.train import log_probabilities
 
 SMALL = Config(demonstrations=12, sft_epochs=1, iterations=2, samples=2, updates=3, dev=4, test=4, showcase=2)
 
@@ -96,7 +99,7 @@ def test_the_baseline_learns_the_value_of_states():
     assert torch.corrcoef(torch.stack([values, truth]))[0, 1] > 0.99
 
 
-@pytest.mark.parametrize("method", ["ppo", "step-ppo"])
+@pytest.mark.parametrize("method", ["ppo", "step-ppo", "gigpo"])
 def test_ppo_spends_as_ipr_does(method, lab):
     agents = METHODS[method].train(lab)
     first, second = (lab.agent(agent) for agent in agents)
@@ -113,6 +116,64 @@ def test_step_returns_are_monte_carlo_step_rewards(lab):
     assert [len(r) for r in returns] == [t.steps for t in experts]
     # The last action of a demonstration ends the episode: its step reward is the outcome.
     assert [r[-1] for r in returns] == [t.reward for t in experts]
+
+
+# --- which steps are learned ----------------------------------------------------------------------
+
+
+def test_the_highest_steps_of_all_are_kept():
+    assert atlas.highest([[0.5, -0.2], [0.1, 0.4, 0.0]], 0.4) == [{1}, {2}]
+    assert atlas.highest([[0.1, 0.1], [0.1]], 0.7) == [{1, 2}, set()]  # of equal ones, the first
+
+
+def test_masked_steps_are_read_and_not_learned(lab):
+    """The ids stay; of the agent's tokens those of the kept step alone carry loss, its end token included."""
+    trajectory = lab.demonstrations()[0]
+    whole, masked = lab.chat.encode(trajectory.messages), lab.chat.encode(atlas.only(trajectory, {2}).messages)
+    assert masked.input_ids == whole.input_ids
+    learned = [i for i, mine in zip(masked.input_ids, masked.agent_mask, strict=True) if mine]
+    assert learned == [*lab.chat.content(trajectory.actions[1]), lab.chat.end]
+    assert learned != [i for i, mine in zip(whole.input_ids, whole.agent_mask, strict=True) if mine]
+
+
+def test_criticality_is_what_an_action_adds(lab):
+    """The rewards of a demonstration's steps add up again: their sum is the outcome minus the value of the start."""
+    demonstrations, found = lab.demonstrations(), atlas.criticality(lab)
+    labelled = learned_rewards.labelled_episodes(lab)
+    for trajectory, critical, known in zip(demonstrations, found, labelled, strict=False):
+        rewards = known.extra["step_rewards"]
+        assert len(critical) == trajectory.steps and rewards[-1] == trajectory.reward
+        assert critical[1:] == pytest.approx([b - a for a, b in itertools.pairwise(rewards)])
+        assert 0 <= trajectory.reward - sum(critical) <= 1
+
+
+@pytest.mark.parametrize("method", ["atlas", "atlas-random", "atlas-least"])
+def test_atlas_clones_three_steps_in_ten(method, lab, monkeypatch):
+    calls = watched(monkeypatch, "clone")
+    assert METHODS[method].train(lab) == [method]
+    (masked, _, (_, log)), all_steps = calls[-1], sum(t.steps for t in lab.demonstrations())
+    kept = sum(m.get("weight", 1) for t in masked for m in t.messages if m["role"] == "assistant")
+    assert kept == round(0.3 * all_steps) and len(log) == lab.spent(["sft"])["updates"]
+
+
+# --- step rewards without rollouts ----------------------------------------------------------------
+
+
+def test_implicit_step_rewards_are_log_ratios(lab):
+    """Against both policies' log-probabilities of the action, read plainly."""
+    lab.config = replace(SMALL, step_reward="implicit")
+    trajectory = lab.demonstrations()[0]
+    steps = steps_of(lab.env, trajectory, "demonstrator")
+    rewards = judge.judge_of(lab)(steps)
+    action = lab.chat.encode(istar.only_last(trajectory.messages[:5]))
+    assert sum(action.agent_mask) == len(lab.chat.content(trajectory.actions[1])) + 1
+    logps = []
+    for weights in (istar.trajectory_policy(lab), lab.sft()):
+        set_adapter_weights(lab.policy, weights, "default")
+        with torch.no_grad():
+            logps.append(log_probabilities(lab.policy, [action]).item())
+    assert rewards[1].reward_mc == pytest.approx(0.1 * (logps[0] - logps[1]), abs=1e-4)
+    assert abs(logps[0] - logps[1]) > 1e-3 and rewards[1].action == trajectory.actions[1]
 
 
 # --- preferences ----------------------------------------------------------------------------------
@@ -225,12 +286,12 @@ def test_a_prediction_depends_on_the_past_alone_and_survives_a_file(lab, tmp_pat
 def test_pairs_by_the_outcome_alone(lab):
     """`step_reward="outcome"`: nothing is played to score a step, and each open contrast becomes a pair."""
     lab.config = replace(SMALL, step_reward="outcome")
-    judge = learned_rewards.judge_of(lab)
+    by_outcome = judge.judge_of(lab)
     for name in ("step_rewards.jsonl", "pairs.jsonl"):
         (lab.folder / "iteration-1" / name).unlink()
-    rewards = round_of(lab, 1, "score", judge)
+    rewards = round_of(lab, 1, "score", by_outcome)
     assert rewards and all(r.n == 0 and r.reward_mc == r.outcome for r in rewards)
-    pairs = round_of(lab, 1, "pairs", judge)
+    pairs = round_of(lab, 1, "pairs", by_outcome)
     assert len([p for p in pairs if p.kind == "step"]) == len(rewards) / 2
     assert all(p.chosen_outcome > p.rejected_outcome for p in pairs)
 
@@ -245,7 +306,7 @@ def test_pairs_by_the_reward_model(lab):
     """`step_reward="model"`: no Monte Carlo; a purchase keeps its outcome."""
     lab.config = replace(SMALL, step_reward="model")
     unscored(lab)
-    rewards = round_of(lab, 1, "score", learned_rewards.judge_of(lab))
+    rewards = round_of(lab, 1, "score", judge.judge_of(lab))
     assert rewards and {r.n for r in rewards} == {0}
     assert all(r.reward_mc == r.outcome for r in rewards if r.terminal)
     assert any(not r.terminal for r in rewards)
@@ -260,11 +321,11 @@ def test_the_reward_model_of_another_run_may_judge(lab, finished, tmp_path):
     reward_model.RewardModel(theirs.fresh, flat).save(other / "reward-model")
     lab.config = replace(SMALL, step_reward=str(tmp_path / "seed-{seed}"))
     unscored(lab)
-    rewards = round_of(lab, 1, "score", learned_rewards.judge_of(lab))
+    rewards = round_of(lab, 1, "score", judge.judge_of(lab))
     assert {r.reward_mc for r in rewards if not r.terminal} == {0.625}
     lab.config = replace(SMALL, step_reward=str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match="no step reward model there"):
-        learned_rewards.judge_of(lab)
+        judge.judge_of(lab)
 
 
 def test_the_oracle_takes_the_best_of_what_the_model_chooses_from(lab, monkeypatch):

@@ -1,5 +1,6 @@
 """A method a file: what IPR is compared with. `METHODS`: all, in the order of tables and figures."""
 
+from ipr_lite.methods.atlas import ATLAS, ATLAS_LEAST, ATLAS_RANDOM
 from ipr_lite.methods.base import BASE, CAREFUL
 from ipr_lite.methods.best_of_n import BEST_OF_N, BEST_OF_N_ORACLE
 from ipr_lite.methods.eto import ETO, ETO_SFT
@@ -15,7 +16,7 @@ from ipr_lite.methods.sft import SFT, SFT_CAREFUL, SFT_LONG
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        BASE, SFT, SFT_LONG, RFT, BEST_OF_N, BEST_OF_N_ORACLE, PPO, STEP_PPO, GRPO, GIGPO, HGPO, NAIVE_STEP_DPO, ETO, ETO_SFT, RANDOM_PAIRS, IPR,
-        SFT_CAREFUL, CAREFUL,
+        BASE, SFT, SFT_LONG, ATLAS_LEAST, ATLAS_RANDOM, ATLAS, RFT, BEST_OF_N, BEST_OF_N_ORACLE, PPO, STEP_PPO,
+        GRPO, GIGPO, HGPO, NAIVE_STEP_DPO, ETO, ETO_SFT, RANDOM_PAIRS, IPR, SFT_CAREFUL, CAREFUL,
     )
 }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ipr_lite.ipr import round_of
-from ipr_lite.methods.learned_rewards import judge_of
+from ipr_lite.methods.judge import judge_of
 from ipr_lite.records import Trajectory
 from ipr_lite.rollout import stable_seed
 from ipr_lite.run import Log, Run, Weights

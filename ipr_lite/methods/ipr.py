@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipr_lite.ipr import ipr
-from ipr_lite.methods.learned_rewards import judge_of
+from ipr_lite.methods.judge import judge_of
 from ipr_lite.methods.method import Method
 from ipr_lite.run import Run
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 
@@ -20,26 +18,11 @@ from ipr_lite.methods.reward_model import RewardModel, fit
 from ipr_lite.records import StepReward, Trajectory, read_trajectories, write_atomically, write_trajectories
 from ipr_lite.rollout import stable_seed
 from ipr_lite.run import Run
-from ipr_lite.step_reward import ScoredStep, monte_carlo, own_outcomes, steps_of
+from ipr_lite.step_reward import ScoredStep, monte_carlo, steps_of
 
 FIT_COLUMNS = ("scale", "setting", "seed", "steps", "mse", "mse_of_mean", "explained", "correlation")
 HELD_OUT = 0.2
 """The share of tasks whose steps are not trained on."""
-
-
-def judge_of(run: Run) -> Callable[[list[ScoredStep]], list[StepReward]] | None:
-    """Who gives step rewards in place of Monte Carlo (None): the outcome alone, this or another run's reward model.
-
-    Raises FileNotFoundError where the other run has no reward model.
-    """
-    here = {"mc": None, "model": partial(predicted_step_rewards, run), "outcome": own_outcomes}
-    if run.config.step_reward in here:
-        return here[run.config.step_reward]
-    folder = Path(run.config.step_reward.format(seed=run.config.seed))
-    if not (folder / "reward-model").exists():
-        lacks = f"{folder / 'reward-model'}: no step reward model there"
-        raise FileNotFoundError(f"{lacks}; run `compare --methods best-of-n` in that run first")
-    return partial(predicted_step_rewards, Run.opened(folder, quiet=True))
 
 
 def labelled_episodes(run: Run) -> list[Trajectory]:

@@ -53,7 +53,7 @@ def rounds(run: Run, method: str, collect: Callable, advantages: Callable, phase
     `collect(weights, agent, env_steps, spent)` gives experience of the policy as it is, and
     `advantages(experience, states)` the advantages of each one's decisions.
     """
-    c = run.config
+    c, phases = run.config, min(phases, run.config.updates)
     # Before the policy is touched: these may train IPR's rounds.
     budgets = [round_budget(run, number) or ACTIONS for number in range(1, c.iterations + 1)]
     agents = [f"{method}-{number}" for number in range(1, c.iterations + 1)]

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ipr_lite.ipr import round_of
 from ipr_lite.methods.explored import rounds
-from ipr_lite.methods.learned_rewards import judge_of
+from ipr_lite.methods.judge import judge_of
 from ipr_lite.methods.method import Method
 from ipr_lite.records import Pair
 from ipr_lite.rollout import stable_seed

@@ -8,7 +8,7 @@ from pathlib import Path
 from ipr_lite.config import Config
 from ipr_lite.engine.folder import write_manifest
 from ipr_lite.ipr import ipr
-from ipr_lite.methods.learned_rewards import judge_of
+from ipr_lite.methods.judge import judge_of
 from ipr_lite.records import write_atomically
 from ipr_lite.run import Run
 from ipr_lite.study.plan import pairs_line, plan
