@@ -12,11 +12,22 @@ import torch
 from ipr_lite.config import Config
 from ipr_lite.ipr import round_of
 from ipr_lite.losses import agent_logps, ppo_loss
-from ipr_lite.methods import METHODS, atlas, explored, istar, judge, learned_rewards, policy_gradient, ppo, reward_model
+from ipr_lite.methods import (
+    METHODS,
+    atlas,
+    explored,
+    hpl,
+    istar,
+    judge,
+    learned_rewards,
+    policy_gradient,
+    ppo,
+    reward_model,
+)
 from ipr_lite.methods.best_of_n import by_the_model, by_the_oracle
 from ipr_lite.methods.sft import all_updates
 from ipr_lite.model import adapter_weights, set_adapter_weights
-from ipr_lite.records import read_trajectories
+from ipr_lite.records import Pair, read_trajectories
 from ipr_lite.run import Run, draw_demonstrations
 from ipr_lite.step_reward import steps_of
 from ipr_lite.study import compare as compare_module
@@ -154,6 +165,32 @@ def test_atlas_clones_three_steps_in_ten(method, lab, monkeypatch):
     (masked, _, (_, log)), all_steps = calls[-1], sum(t.steps for t in lab.demonstrations())
     kept = sum(m.get("weight", 1) for t in masked for m in t.messages if m["role"] == "assistant")
     assert kept == round(0.3 * all_steps) and len(log) == lab.spent(["sft"])["updates"]
+
+
+# --- groups of actions ----------------------------------------------------------------------------
+
+
+def test_hpl_takes_easy_groups_first():
+    pairs = [Pair([], [], [], "step", str(i), 2, 0.5 + gap, 0.5) for i, gap in enumerate((0.1, 0.4, 0.2, 0.3))]
+    assert [[p.id for p in phase] for phase in hpl.curriculum(pairs)] == [["1"], ["3"], ["2", "0"]]
+    assert [hpl.third(left) for left in (1, 3, 4, 7)] == [1, 1, 2, 3]
+    assert hpl.first(["a", "o", "b", "p", "c"], 2) == ["a", "o", "b"]
+
+
+def test_hpl_trains_on_pairs_of_three_sizes(lab, monkeypatch):
+    calls = watched(monkeypatch, "learn")
+    assert METHODS["hpl"].train(lab) == ["hpl-1", "hpl-2"] and len(calls) == 2 * hpl.PHASES
+    by_key = {t.key: t for t in lab.demonstrations()}
+    sizes = [len(pairs) for pairs, *_ in calls]
+    assert sizes[:3] == sorted(sizes[:3])
+    for pairs, *_ in calls:
+        for pair in pairs:
+            whole, sides = by_key[pair.id].suffix(pair.step), (pair.chosen, pair.rejected)
+            demonstrated = next(side for side in sides if side == whole[: len(side)])
+            if pair.kind == "step":  # one action, or a third of what is left
+                assert (len(demonstrated) + 1) // 2 in (1, hpl.third((len(whole) + 1) // 2))
+                assert pair.chosen_reward > pair.rejected_reward and pair.chosen_outcome > pair.rejected_outcome
+    assert lab.spent(["hpl/1"])["updates"] == SMALL.updates and lab.spent(["hpl/1"])["env_steps"] > 0
 
 
 # --- step rewards without rollouts ----------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -76,6 +77,16 @@ class TextEnv(gymnasium.Env):
     def clone(self) -> TextEnv:
         """A copy that goes on from the same state; acting in one leaves the other as it was."""
         raise NotImplementedError
+
+    def state(self) -> dict[str, object]:
+        """What the world's answers depend on, besides the task and how many actions are left. Compare with `==`.
+
+        Pages that look equal may stand for different states: in the shop, a page does not show what was chosen on it.
+        """
+        shared = {"_np_random", "_np_random_seed", "_task", "_steps", "_over"}
+        own = {name: copy.copy(value) for name, value in vars(self).items() if name[0] == "_" and name not in shared}
+        inner = {name: value.state() for name, value in vars(self).items() if isinstance(value, TextEnv)}
+        return own | inner
 
     def messages(self, observation: str, task: Task) -> list[dict[str, str]]:
         """The chat that an agent sees before its first action."""

@@ -5,6 +5,7 @@ from ipr_lite.methods.base import BASE, CAREFUL
 from ipr_lite.methods.best_of_n import BEST_OF_N, BEST_OF_N_ORACLE
 from ipr_lite.methods.eto import ETO, ETO_SFT
 from ipr_lite.methods.grpo import GIGPO, GRPO, HGPO
+from ipr_lite.methods.hpl import HPL
 from ipr_lite.methods.ipr import IPR
 from ipr_lite.methods.method import Method
 from ipr_lite.methods.naive_step_dpo import NAIVE_STEP_DPO
@@ -17,6 +18,6 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         BASE, SFT, SFT_LONG, ATLAS_LEAST, ATLAS_RANDOM, ATLAS, RFT, BEST_OF_N, BEST_OF_N_ORACLE, PPO, STEP_PPO,
-        GRPO, GIGPO, HGPO, NAIVE_STEP_DPO, ETO, ETO_SFT, RANDOM_PAIRS, IPR, SFT_CAREFUL, CAREFUL,
+        GRPO, GIGPO, HGPO, NAIVE_STEP_DPO, ETO, ETO_SFT, RANDOM_PAIRS, HPL, IPR, SFT_CAREFUL, CAREFUL,
     )
 }  # fmt: skip

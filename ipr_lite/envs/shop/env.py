@@ -147,7 +147,7 @@ class Shop(TextEnv):
         task = self.task_of(seed, options)
         self._task = task
         self._steps = 0
-        self._over = False
+        self._over, self._reward = False, 0.0
         self._forget()
         return self._render(), {"task": task}
 
