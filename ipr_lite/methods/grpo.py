@@ -31,6 +31,8 @@ GROUP = 8
 """Episodes of one task that are judged against each other."""
 PHASES = 10
 """Of a round: each collects groups with the policy as it is, and trains on them."""
+RATE = 0.4
+"""In parts of IPR's learning rate, as the search on dev found (`data/results/papers_search.csv`)."""
 DISCOUNT, STEP_WEIGHT = 0.95, 1.0
 """GiGPO's own: of a return, for every action between the decision and the outcome; of the part that is the step's."""
 LAST = 3
@@ -90,7 +92,7 @@ def train(method: str, advantages: Callable, run: Run) -> list[str]:
     def known(episodes: list[Experience], states: list[Tensor]) -> list[Tensor]:
         return [torch.tensor(one.returns) for one in episodes]
 
-    return rounds(run, method, partial(collect, run, advantages), known, PHASES)
+    return rounds(run, method, partial(collect, run, advantages), known, PHASES, RATE)
 
 
 def collect(

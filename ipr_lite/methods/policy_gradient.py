@@ -48,10 +48,10 @@ def experience(chat: Chat, trajectory: Trajectory, returns: list[float]) -> Expe
     return Experience(encoded.input_ids, decision, returns)
 
 
-def rounds(run: Run, method: str, collect: Callable, advantages: Callable, phases: int) -> list[str]:
+def rounds(run: Run, method: str, collect: Callable, advantages: Callable, phases: int, rate=1.0) -> list[str]:
     """The agents after every round of as many updates and actions in the world as IPR's, in so many phases. In each,
     `collect(weights, agent, env_steps, spent)` gives experience of the policy as it is, and
-    `advantages(experience, states)` the advantages of each one's decisions.
+    `advantages(experience, states)` the advantages of each one's decisions. `rate`: in parts of IPR's learning rate.
     """
     c, phases = run.config, min(phases, run.config.updates)
     # Before the policy is touched: these may train IPR's rounds.
@@ -61,7 +61,7 @@ def rounds(run: Run, method: str, collect: Callable, advantages: Callable, phase
         return agents  # the optimiser goes on from round to round, so a part is made anew
     set_adapter_weights(run.policy, run.sft(), "default")
     parameters = [p for name, p in run.policy.named_parameters() if ".default." in name]
-    optimizer = torch.optim.AdamW(parameters, lr=c.learning_rate or run.scale.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=c.learning_rate or rate * run.scale.learning_rate, weight_decay=0.0)
     for number, (agent, budget) in enumerate(zip(agents, budgets, strict=True), start=1):
         spent = {"env_steps": 0, "tokens": 0}
         bar, losses = run.bar(method), []

@@ -95,6 +95,10 @@ class House(TextEnv):
         other._np_random = copy.deepcopy(self._np_random)
         return other
 
+    def state(self) -> dict[str, object]:
+        """Where the agent stands, what it holds, what is open or clean or where, and what it has left behind."""
+        return {"here": self._here, "held": self._held, "facts": set(self._facts), "left": self._left}
+
     # --- the engine -----------------------------------------------------------------------------
 
     def act(self, command: str) -> str:
