@@ -51,6 +51,7 @@ def test_what_each_method_pushes(shown):
     after = torch.tensor([sum(d + 1 >= p.step for p in pairs) for d in demo.tolist()])
     torch.testing.assert_close(found["ipr"][0], half + 1 + half * after / len(pairs))
     assert after[0] == 0 and after[-1] == len(pairs)
+    torch.testing.assert_close(found[unified.PAIRS_ALONE][0], found["ipr"][0] - 1)
     # Two episodes: the lower one lies .707 standard deviations below the mean.
     torch.testing.assert_close(found["grpo"][1], torch.full((len(own),), -(0.5**0.5) / len(own)))
     gap = episode.reward - (episode.reward + demonstration.reward) / 2

@@ -20,6 +20,7 @@ from ipr_lite.rollout import stable_seed, states_along
 from ipr_lite.run import Run
 from ipr_lite.study.results import keep_rows
 
+FILE = DATA / "results" / "anchors.csv"
 COLUMNS = ("env", "seed", "last", "episodes", "decisions", "company", "contrasted", "mixed")
 TASKS = 60
 
@@ -63,7 +64,7 @@ def main(folders: Sequence[str]) -> None:
         run = Run.opened(Path(folder))
         mine, played = {"env": run.config.env, "seed": run.config.seed}, groups_of_episodes(run)
         rows = [mine | {"last": last} | audit(run.env, played, last) for last in range(1, LAST + 1)]
-        keep_rows(DATA / "results" / "anchors.csv", rows, COLUMNS, tuple(mine), command, lambda row: int(row["seed"]))
+        keep_rows(FILE, rows, COLUMNS, tuple(mine), command, lambda row: int(row["seed"]))
 
 
 if __name__ == "__main__":

@@ -68,3 +68,33 @@ def lab_curves(
         right.annotate(f"K={row.decisions}", (row.actions, row.greedy), **place)
     left.legend(fontsize=8, frameon=False, loc="lower left")
     return titled(figure, "Per demonstration steps beat outcomes; per action outcomes do as well or better", told)
+
+
+def pushes(
+    found: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    boundaries: tuple[Sequence[int], Sequence[int]],
+    title: str,
+) -> Figure:
+    """The gradient coefficient of every token, a row a method: on the left a demonstration's, on the right an episode's.
+
+    Up: the method makes the token likelier. Each row by its own largest; `boundaries`: where each side's actions begin.
+    """
+    sides = ("the demonstration, action by action", "the agent's episode")
+    figure, axes = blank(9.6, 0.62 * len(found) + 1.1, 2 * len(found), columns=2)
+    for row, (method, both) in enumerate(found.items()):
+        largest = max(np.abs(side).max() for side in both) or 1.0
+        for column, (side, starts) in enumerate(zip(both, boundaries, strict=True)):
+            axis = axes[2 * row + column]
+            values = np.asarray(side) / largest
+            axis.fill_between(range(len(values)), values, step="mid", color=PALETTE[method.split(",")[0]], linewidth=0)
+            axis.axhline(0, color="#888888", linewidth=0.8)
+            for start in starts:
+                axis.axvline(start - 0.5, color="#bbbbbb", linewidth=0.6, linestyle=":")
+            axis.set(ylim=(-1.1, 1.1), yticks=[], xlim=(-0.5, len(values) - 0.5))
+            if row < len(found) - 1:
+                axis.set_xticks([])
+            else:
+                axis.set_xlabel(f"token of {sides[column]}")
+            if not column:
+                axis.set_ylabel(method, rotation=0, ha="right", va="center")
+    return titled(figure, "What each method pushes up or down, token by token (each row by its own largest)", title)

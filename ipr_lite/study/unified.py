@@ -10,6 +10,7 @@ episodes of its task.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +22,9 @@ from ipr_lite.methods import grpo
 from ipr_lite.methods.policy_gradient import experience
 from ipr_lite.records import Pair, Trajectory
 
-METHODS = ("sft", "rft", "atlas", "eto", "ipr", "ppo", "grpo", "gigpo")
+PAIRS_ALONE = "ipr, pairs alone"
+"""IPR without its SFT term."""
+METHODS = ("sft", "rft", "atlas", "eto", PAIRS_ALONE, "ipr", "ppo", "grpo", "gigpo")
 
 
 def decisions(chat: Chat, trajectory: Trajectory) -> Tensor:
@@ -67,7 +70,7 @@ def coefficients(
     def eto(demo: Tensor, own: Tensor) -> Tensor:
         return dpo_loss(*sides_of(demo, own), torch.zeros(1), torch.zeros(1), config.beta).sum() * (difference != 0)
 
-    def ipr(demo: Tensor, own: Tensor) -> Tensor:
+    def ipr(demo: Tensor, own: Tensor, w_sft: float = config.w_sft) -> Tensor:
         rows = [(*sides_of(demo, own), True, len(demo))] if difference else []
         for pair in pairs:
             suffix, other = demo[tokens[0] + 1 >= pair.step].sum()[None], torch.zeros(1)
@@ -79,13 +82,20 @@ def coefficients(
         none = torch.zeros(len(rows))
         return ipr_loss(
             torch.cat(chosen), torch.cat(rejected), none, none, torch.tensor(outcome), torch.tensor(lengths),
-            config.beta, config.w_outcome, config.w_step, config.w_sft, config.sft_on, config.sft_per,
+            config.beta, config.w_outcome, config.w_step, w_sft, config.sft_on, config.sft_per,
         ).total  # fmt: skip
 
     def gradient(name: str) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda demo, own: ppo_loss(own, own.detach(), torch.tensor(advantages[name])[tokens[1]]).mean()
 
-    losses = {"sft": sft, "rft": rft, "atlas": critical_alone, "eto": eto, "ipr": ipr}
+    losses = {
+        "sft": sft,
+        "rft": rft,
+        "atlas": critical_alone,
+        "eto": eto,
+        "ipr": ipr,
+        PAIRS_ALONE: partial(ipr, w_sft=0.0),
+    }
     return {name: pushes(losses.get(name) or gradient(name), *map(len, tokens)) for name in METHODS}
 
 

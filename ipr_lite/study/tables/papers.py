@@ -1,0 +1,75 @@
+"""The neighbours' methods in the shop, beside IPR: what each needs, spends and gains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from ipr_lite.study.power import Moments, answers
+from ipr_lite.study.results import difference, markdown_table
+from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference_cell, mean_cell
+
+ROWS = (
+    # name, paper, method, setting, expert, rewards, rollouts from a step, extra model
+    ("sft", "", "sft", "default", "yes", "", "", ""),
+    ("atlas", "ATLaS", "atlas", "default", "yes", "yes", "yes", ""),
+    ("atlas-random", "its control", "atlas-random", "default", "yes", "", "", ""),
+    ("atlas-least", "its control", "atlas-least", "default", "yes", "yes", "yes", ""),
+    ("grpo", "GRPO", "grpo", "budget=paper", "SFT only", "yes", "", ""),
+    ("gigpo", "GiGPO", "gigpo", "budget=paper", "SFT only", "yes", "", ""),
+    ("hgpo", "HGPO", "hgpo", "budget=paper", "SFT only", "yes", "", ""),
+    ("eto", "ETO", "eto", "budget=paper", "yes", "yes", "", ""),
+    ("istar", "iStar", "ipr", "step_reward=implicit", "yes", "yes", "", "a trained policy"),
+    ("hpl", "HPL", "hpl", "default", "yes", "yes", "yes", ""),
+    ("ipr", "IPR", "ipr", "default", "yes", "yes", "yes", ""),
+)
+"""A row a method: its name, whose it is, where it lies in the results, and what it asks for."""
+CLAIMS = (
+    ("atlas", "sft"), ("atlas", "atlas-random"), ("grpo", "sft"), ("gigpo", "grpo"), ("hgpo", "gigpo"), ("hpl", "ipr"),
+    ("istar", "ipr"),
+)  # fmt: skip
+"""Predictions 13 to 19: the first above the second, but the last: equal."""
+
+
+def measured(folder: Path = RESULTS_FOLDER) -> tuple[dict[str, dict[int, float]], dict[str, float]]:
+    """By name: mean reward by seed, on the seeds that all neighbours have; and the actions in the world of all rounds."""
+    parts = [Results(word, folder) for word in ("papers", "table2")]
+    found, spent = {}, {}
+    for name, _, method, setting, *_ in ROWS:
+        rows = pd.concat([part.of("shop", "test", method) for part in parts])
+        rows = rows[rows["setting"] == setting]
+        spent[name] = rows[rows["iteration"] == rows["iteration"].max()]["env_steps"].mean()
+        found[name] = dict(zip(*(rows[rows["selected"] == 1][column] for column in ("seed", "reward")), strict=True))
+    seeds = set.intersection(*(set(mine) for mine in found.values()))
+    return {name: {s: r for s, r in mine.items() if s in seeds} for name, mine in found.items()}, spent
+
+
+def papers(folder: Path = RESULTS_FOLDER) -> str:
+    """Every method: what it asks for, what it spends, its reward and the differences to SFT and to IPR."""
+    found, spent = measured(folder)
+    lines = [
+        (
+            name, paper, *needs, f"{spent[name]:,.0f}", mean_cell(found[name], method),
+            "" if name == "sft" else difference_cell(difference(found[name], found["sft"])),
+            "" if name == "ipr" else difference_cell(difference(found[name], found["ipr"])),
+        )
+        for name, paper, method, _, *needs in ROWS
+    ]  # fmt: skip
+    header = (
+        "method", "paper", "expert", "rewards", "rollouts from a step", "extra model", "actions in the world", "reward",
+        "minus SFT, detectable [seeds]", "minus IPR, detectable [seeds]",
+    )  # fmt: skip
+    return markdown_table(header, lines)
+
+
+def papers_claims(folder: Path = RESULTS_FOLDER) -> str:
+    """The seven claims, all asked at once."""
+    found, _ = measured(folder)
+    differences = [difference(found[first], found[second]) for first, second in CLAIMS]
+    said = answers([Moments.behind(d[0], d[1], d[3]) for d in differences])
+    lines = [
+        (f"{first} minus {second}", difference_cell(d), verdict)
+        for (first, second), d, verdict in zip(CLAIMS, differences, said, strict=True)
+    ]
+    return markdown_table(("difference", "over seeds, detectable [seeds]", "verdict"), lines)
