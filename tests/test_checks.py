@@ -151,6 +151,11 @@ def tasks_needed(differences, effect, ddof=1, z=2.8):
     return math.ceil((z * np.std(differences, ddof=ddof) / effect) ** 2)
 
 
+def group_advantages(outcomes, ddof=1):
+    spread = np.std(outcomes, ddof=ddof)
+    return [(r - np.mean(outcomes)) / spread if spread > 1e-9 else 0.0 for r in outcomes]
+
+
 def complete(steps, usual, episodes):
     return (1 - usual**episodes - (1 - usual) ** episodes) ** steps
 
@@ -186,6 +191,7 @@ RIGHT = {
     "episodes_that_fit": episodes_that_fit,
     "training_flops": training_flops,
     "tasks_needed": tasks_needed,
+    "group_advantages": group_advantages,
     "budget": spent,
     "stop_round": stop_round,
     "expected_best": expected_best,
@@ -316,6 +322,11 @@ WRONG = [
     ("tasks_needed", lambda seen, effect: math.ceil(2.8 * np.std(seen, ddof=1) / effect), "square the ratio"),
     ("tasks_needed", lambda seen, effect: (2.8 * np.std(seen, ddof=1) / effect) ** 2, "rounded up"),
     ("tasks_needed", lambda *case: 7, "2.8 sd / sqrt"),
+    ("group_advantages", lambda outcomes: group_advantages(outcomes, ddof=0), "divide the squares by n - 1"),
+    ("group_advantages", lambda outcomes: [r - np.mean(outcomes) for r in outcomes], "its unit is the group's spread"),
+    ("group_advantages", lambda outcomes: [math.nan] * len(outcomes), "where all end alike the spread is 0"),
+    ("group_advantages", lambda outcomes: [0.0], "one advantage for each of 4 episodes"),
+    ("group_advantages", lambda outcomes: outcomes, "outcome minus the group's mean"),
     ("budget", lambda sft, rounds, r: spent(sft, rounds, r)[::-1], "the two are swapped"),
     ("budget", lambda sft, rounds, r: spent(sft, rounds[max(r - 1, 0) : r], 1), "is round 2 alone"),
     ("budget", lambda sft, rounds, r: spent(sft, rounds, max(r - 1, 0)), "a round is missing"),
@@ -690,6 +701,28 @@ def test_wins_plays_the_commands(capsys):
     ]:
         with pytest.raises(checks.WrongAnswer, match=told):
             checks.wins(lambda answer=answer: answer, env, task)
+
+
+def test_twins_are_two_ways_to_one_page(capsys):
+    env = envs.make("shop")
+    products = env.catalogue.products
+    task = next(t for t in env.tasks if len(products[t.setup["asin"]].options) > 0)
+    product = products[task.setup["asin"]]
+    way = [f"search[{' '.join(product.title.split()[:6]).lower()}]", f"click[{product.asin.lower()}]"]
+    option = f"click[{next(iter(product.options.values()))[0].lower()}]"
+    checks.same_page_other_state(stub, env, task)
+    assert capsys.readouterr().out == "not attempted yet\n"
+    checks.same_page_other_state(lambda: (way, [*way, option]), env, task)
+    assert capsys.readouterr().out.startswith("right: equal pages, and the shop knows a difference: chosen")
+    for ways, told in (
+        ((way, way), "and so are the states"),
+        ((way[:1], way), "the pages differ"),
+        ((way, [*way, "click[nowhere]"]), "second way, action 3: the shop does not accept"),
+        (([*way, "click[buy now]"], way), "first way is over after action 3"),
+        ((way,), "two lists of actions are wanted, not 1"),
+    ):
+        with pytest.raises(WrongAnswer, match=told):
+            checks.same_page_other_state(lambda ways=ways: ways, env, task)
 
 
 def test_negative_wants_the_right_rows_turned_around(capsys):

@@ -11,7 +11,7 @@ from ipr_lite.methods.base import CAREFUL
 from ipr_lite.study import plots, tables
 from ipr_lite.study.quality import COLUMNS, pair_quality, uncounted
 from ipr_lite.study.results import add_results, add_task_rewards, keep_rows
-from ipr_lite.study.tables import budgets
+from ipr_lite.study.tables import budgets, papers
 
 PAGES = [tables.BOOK.parent / "README.md", *sorted(tables.BOOK.rglob("*.md"))]
 
@@ -209,6 +209,51 @@ def test_a_claim_is_judged_once_a_budget(two_budgets):
     assert "+0.000 (0.000 to 0.000)" in equal and equal.rstrip(" |").endswith("equal")
     low, high = map(float, once[2].split(" to "))
     assert low <= 0.099 <= high and high - low < 0.01
+
+
+def test_the_real_llms_differences_are_over_tasks(tmp_path):
+    """Three tasks on which IPR gains .1, .2 and .3; ETO at IPR's rate is compared with it, ETO at another is not."""
+    of_method = {"sft": [0.5, 0.5, 0.5], "ipr": [0.6, 0.7, 0.8], "eto": [0.1, 0.1, 0.1]}
+    rows = [
+        row(m, 0, sum(r) / 3, scale="smol", setting="budget=paper" if m == "eto" else "default", env_steps=9)
+        | {"panel": "abcdefgh", "rewards": r}
+        for m, r in of_method.items()
+    ]
+    rows.append(rows[-1] | {"setting": "learning_rate=5e-05 budget=paper", "rewards": [0.9, 0.9, 0.9], "reward": 0.9})
+    add_results(tmp_path / "shop_smol.csv", rows, "x")
+    add_task_rewards(tmp_path / "shop_smol.csv", rows, "x")
+    lines = [[c.strip() for c in line.split("|")[1:-1]] for line in tables.TABLES["real-llm"](tmp_path).splitlines()]
+    cells = {(line[0], line[1], line[2]): line[3:] for line in lines[2:]}
+    assert len(cells) == 4
+    half = float(t.ppf(0.975, 2)) * 0.1 / math.sqrt(3)
+    ipr, sft = cells["ipr", "", "0.0002"], cells["sft", "", ""]
+    assert ipr[2].startswith(f"+0.200 ({0.2 - half:.3f} to {0.2 + half:.3f}), sees ") and ipr[3] == ""
+    assert sft[3] == ipr[2] and sft[2] == ""
+    same, other = (cells["eto", "per demonstration", rate] for rate in ("0.0002", "5e-05"))
+    assert same[2].startswith("-0.400") and same[3].startswith("+0.600")
+    assert other[0].startswith("0.900") and other[3] == ""
+
+
+def test_the_neighbours_are_compared_on_the_seeds_that_all_have(tmp_path):
+    """HPL has seeds 0 to 2, IPR one more, which does not count; ATLaS falls, iStar is IPR again."""
+    level = {"hpl": 0.62, "istar": 0.6, "ipr": 0.6, "grpo": 0.55, "atlas": 0.1}
+    rows, more = [], []
+    for name, _, method, setting, *_ in papers.ROWS:
+        mine = more if name in ("ipr", "eto") else rows
+        for seed in range(4 if name == "ipr" else 3):
+            reward = level.get(name, 0.5) + 0.01 * seed + (9 if seed == 3 else 0) + 1e-4 * (seed == 1) * (name == "hpl")
+            mine.append(row(method, seed, reward, setting=setting, iteration=1, env_steps=700))
+    add_results(tmp_path / "shop_papers.csv", rows, "x")
+    add_results(tmp_path / "shop_table2.csv", more, "x")
+    lines = [[c.strip() for c in line.split("|")[1:-1]] for line in tables.TABLES["papers"](tmp_path).splitlines()]
+    cells = {line[0]: line[1:] for line in lines[2:]}
+    assert cells["ipr"][6].startswith("0.610 ±") and cells["ipr"][6].endswith("[3]") and cells["ipr"][5] == "700"
+    assert cells["hpl"][8].startswith("+0.020") and cells["atlas"][7].startswith("-0.400")
+    claims = tables.TABLES["papers-claims"](tmp_path).splitlines()[2:]
+    told = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in claims}
+    assert (
+        told["atlas minus sft"] == "below" and told["hpl minus ipr"] == "above" and told["istar minus ipr"] == "equal"
+    )
 
 
 def test_the_budgets_figure_draws_a_point_a_round(two_budgets):

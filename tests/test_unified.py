@@ -100,8 +100,10 @@ def test_a_page_of_the_shop_does_not_show_what_was_chosen():
     facts = anchors.audit(env, sides, 1)
     # The page is the same before a size is chosen and after: the last two decisions of each make one group.
     assert facts["episodes"] == 2 and facts["decisions"] == 8 and facts["company"] == 1.0
-    assert facts["mixed"] == 0.5 and facts["contrasted"] == 0.0
+    assert facts["mixed"] == 0.5 and facts["judged"] == 0.0  # all returns are 0
     assert anchors.audit(env, [sides[0], sides[0]], 1)["mixed"] == 0.5
+    assert anchors.audit(env, sides, 1, parts=["_chosen"])["mixed"] == 0.5
+    assert anchors.audit(env, sides, 1, parts=["_page", "_asin"])["mixed"] == 0.0
     # By the last two pages, whether one has chosen is told, what one has chosen is not.
     assert anchors.audit(env, sides, 2)["mixed"] == 0.25
     assert anchors.audit(env, [sides[0], sides[0]], 2)["mixed"] == 0.0

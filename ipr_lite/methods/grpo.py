@@ -6,7 +6,8 @@
     HGPO    (He et al., 2026, 2602.22817)    A_t = a weighted mean over groups with the same last 1, 2, ... observations
 
 "How far" is in standard deviations of the group. Nothing is asked of a demonstrator or a scorer. Left out: the
-Kullback-Leibler term, and the penalty for invalid actions.
+Kullback-Leibler term, and the penalty for invalid actions. Otherwise: the loss is a mean over the batch's tokens, not first
+over each episode's; where HGPO's group is the decision alone its level says 0.
 """
 
 from __future__ import annotations

@@ -9,42 +9,44 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ipr_lite import DATA
 from ipr_lite.envs.base import TextEnv
-from ipr_lite.methods.grpo import GROUP, LAST, anchors
+from ipr_lite.methods.grpo import GROUP, LAST, among, anchors
 from ipr_lite.records import Trajectory
 from ipr_lite.rollout import stable_seed, states_along
 from ipr_lite.run import Run
 from ipr_lite.study.results import keep_rows
 
 FILE = DATA / "results" / "anchors.csv"
-COLUMNS = ("env", "seed", "last", "episodes", "decisions", "company", "contrasted", "mixed")
+COLUMNS = ("env", "seed", "last", "episodes", "decisions", "company", "judged", "mixed")
 TASKS = 60
 
 
-def audit(env: TextEnv, played: Sequence[Trajectory], last: int) -> dict[str, float]:
+def audit(
+    env: TextEnv, played: Sequence[Trajectory], last: int, parts: Collection[str] | None = None
+) -> dict[str, float]:
     """Of the decisions of these episodes, by groups with the same `last` observations of the same task:
 
-    company: the share whose group has another member; contrasted: the share whose group has members with different
-    outcomes, so that they get an advantage; mixed: of the decisions in company, the share whose group joins different states.
+    company: the share whose group has another member; judged: the share that gets an advantage other than 0; mixed: of
+    the decisions in company, the share whose group joins different states. `parts`: of a state, all that is compared.
     """
-    groups: dict[tuple, list[tuple[dict, float]]] = defaultdict(list)
+    groups: dict[tuple, list[dict]] = defaultdict(list)
     for t in played:
         for key, before in zip(anchors(t, last), states_along(env, t), strict=True):
-            groups[key].append((before.state(), t.reward))
-    decisions = sum(map(len, groups.values()))
+            state = before.state()
+            groups[key].append({part: state[part] for part in (state if parts is None else parts)})
+    advantages = [advantage for one in among(played, last) for advantage in one]
     company = [group for group in groups.values() if len(group) > 1]
-    contrasted = [group for group in company if len({reward for _, reward in group}) > 1]
-    mixed = [group for group in company if any(state != group[0][0] for state, _ in group)]
+    mixed = [group for group in company if any(state != group[0] for state in group)]
     together = sum(map(len, company))
     return {
         "episodes": len(played),
-        "decisions": decisions,
-        "company": together / decisions,
-        "contrasted": sum(map(len, contrasted)) / decisions,
+        "decisions": len(advantages),
+        "company": together / len(advantages),
+        "judged": sum(advantage != 0 for advantage in advantages) / len(advantages),
         "mixed": sum(map(len, mixed)) / max(together, 1),
     }
 

@@ -210,7 +210,7 @@ class Shop(TextEnv):
         return max(purchase_reward(product, self._task.setup, product.price, each, self._nouns)[0] for each in chosen)
 
     def _forget(self) -> None:
-        self._page, self._query, self._number = "start", "", 1
+        self._page, self._number = "start", 1
         self._hits: tuple[str, ...] = ()
         self._asin: str | None = None
         self._chosen: dict[str, str] = {}
@@ -254,7 +254,7 @@ class Shop(TextEnv):
 
     def _search(self, query: str) -> None:
         self._hits = self.catalogue.search(query, self.max_results)
-        self._query, self._number = query, 1
+        self._number = 1
         self._show_results()
 
     def _show_results(self) -> None:

@@ -56,7 +56,7 @@ def worlds(folder: Path = RESULTS_FOLDER) -> str:
 
 
 def table2(folder: Path = RESULTS_FOLDER) -> str:
-    """Every method in every world: mean reward, ours and the paper's."""
+    """Every method that was run, or that the paper has: mean reward in every world, ours and the paper's."""
     results = Results("table2", folder)
     header = ["method"]
     for ours, (_, _, theirs) in WORLDS.items():
@@ -67,7 +67,8 @@ def table2(folder: Path = RESULTS_FOLDER) -> str:
         for place, (env, split, _) in enumerate(WORLDS.values()):
             line.append(mean_cell(results.rewards(env, split, method), method))
             line.append(show(PAPER_2[method][place]) if method in PAPER_2 else "")
-        rows.append(line)
+        if set(line[1:]) - {"-", ""}:
+            rows.append(line)
     return markdown_table(header, rows)
 
 

@@ -45,12 +45,12 @@ def measured(folder: Path = RESULTS_FOLDER) -> tuple[dict[str, dict[int, float]]
     return {name: {s: r for s, r in mine.items() if s in seeds} for name, mine in found.items()}, spent
 
 
-def papers(folder: Path = RESULTS_FOLDER) -> str:
+def all_papers(folder: Path = RESULTS_FOLDER) -> str:
     """Every method: what it asks for, what it spends, its reward and the differences to SFT and to IPR."""
     found, spent = measured(folder)
     lines = [
         (
-            name, paper, *needs, f"{spent[name]:,.0f}", mean_cell(found[name], method),
+            name, paper, *needs, f"{spent[name]:,.0f}" if found[name] else "-", mean_cell(found[name], method),
             "" if name == "sft" else difference_cell(difference(found[name], found["sft"])),
             "" if name == "ipr" else difference_cell(difference(found[name], found["ipr"])),
         )

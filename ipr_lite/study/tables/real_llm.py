@@ -7,58 +7,71 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ipr_lite.evaluation import student_interval
+from ipr_lite.config import SCALES
 from ipr_lite.methods import METHODS
 from ipr_lite.study.power import Moments, by_seed, detectable
-from ipr_lite.study.results import TASKS, markdown_table, read_results, read_table, show, show_interval, show_signed
-from ipr_lite.study.tables.budgets import BUDGETS, ONE
+from ipr_lite.study.results import (
+    TASKS,
+    difference,
+    markdown_table,
+    read_results,
+    read_table,
+    show,
+    show_interval,
+    show_signed,
+)
+from ipr_lite.study.tables.budgets import ONE
 from ipr_lite.study.tables.results import RESULTS_FOLDER, SEEDLESS, mean_cell
 
 FILE = "shop_smol.csv"
 
 
-def by_task(tasks: pd.DataFrame, method: str, budget: str) -> dict[int, np.ndarray]:
-    """By seed: the reward of every test task, of the round that dev chose."""
+def settings_of(tasks: pd.DataFrame, method: str) -> dict[tuple[str, str], dict[int, np.ndarray]]:
+    """By budget and learning rate of the preference training, of the round that dev chose: by seed, each test task's reward."""
     rows = tasks[(tasks["method"] == method) & (tasks["selected"] == 1) & (tasks["split"] == "test")]
-    rows = rows[rows["setting"].str.contains("budget=paper") == (budget == "per demonstration")]
-    return by_seed(rows)
+    found = {}
+    for setting, mine in rows.groupby("setting", sort=True):
+        said = dict(part.split("=") for part in setting.split() if "=" in part)
+        budget = "" if method in ONE else "per demonstration" if said.get("budget") == "paper" else "per action"
+        rate = "" if method in ("base", "sft") else said.get("learning_rate", f"{SCALES['smol'].learning_rate:g}")
+        found[budget, rate] = by_seed(mine)
+    return found
 
 
 def real_llm(folder: Path = RESULTS_FOLDER) -> str:
-    """Every method at its budgets: reward, what it gains over SFT on the same tasks, actions in the world."""
+    """Every method at its budgets and rates: reward, what it gains over SFT and IPR over it on the same tasks, actions.
+
+    IPR is compared with what was trained at its own rate, and with what was not trained on preferences.
+    """
     path, lines = folder / FILE, []
     if not path.exists():
         return "Not run yet."
     results, tasks = read_results(path), read_table(path.with_name(f"{path.stem}_tasks.csv"), TASKS)
     results = results[(results["selected"] == 1) & (results["split"] == "test")]
-    sft = by_task(tasks, "sft", "")
+    (sft,), ((own, ipr), *_) = settings_of(tasks, "sft").values(), settings_of(tasks, "ipr").items()
     for method in METHODS:
-        for budget in ("",) if method in ONE else BUDGETS:
-            mine = by_task(tasks, method, budget)
-            if not mine:
-                continue
+        for (budget, rate), mine in settings_of(tasks, method).items():
             if method in SEEDLESS:
                 mine = dict.fromkeys(sft, next(iter(mine.values())))
-            shared = sorted(mine.keys() & sft.keys())
-            gain = np.mean([mine[seed] - sft[seed] for seed in shared], axis=0)
-            mean, low, high = student_interval(list(gain))
-            sees = show(detectable(Moments.behind(mean, low, len(gain)).sd, len(gain)))
-            rows = results[(results["method"] == method) & (results["budget"] == _NAMES[budget])]
+            actions = results[(results["method"] == method)]["env_steps"].mean()
             lines.append((
-                method, budget, mean_cell({seed: rewards.mean() for seed, rewards in mine.items()}, method), str(len(gain)),
-                "" if method == "sft" else f"{show_signed(mean)} ({show_interval(low, high)}), sees {sees} [{len(shared)}]",
-                "" if method in SEEDLESS else f"{rows['env_steps'].mean():,.0f}",
+                method, budget, rate, mean_cell({seed: rewards.mean() for seed, rewards in mine.items()}, method),
+                str(len(next(iter(mine.values())))), "" if method == "sft" else gain_cell(mine, sft),
+                "" if method == "ipr" or rate not in ("", own[1]) else gain_cell(ipr, mine),
+                "" if method in SEEDLESS else f"{actions:,.0f}",
             ))  # fmt: skip
     header = (
-        "method",
-        "budget",
-        "reward [seeds]",
-        "tasks",
-        "minus SFT, 95 % interval over tasks, detectable [seeds]",
-        "actions in the world",
-    )
+        "method", "budget", "rate", "reward [seeds]", "tasks", "minus SFT, 95 % interval over tasks, detectable [seeds]",
+        "IPR minus it", "actions in the world",
+    )  # fmt: skip
     return markdown_table(header, lines)
 
 
-_NAMES = {"": "equal", "per action": "equal", "per demonstration": "paper"}
-"""What the results file calls a budget."""
+def gain_cell(first: dict[int, np.ndarray], second: dict[int, np.ndarray]) -> str:
+    """First minus second: the mean over the seeds that both have, of each task; interval and smallest detectable over tasks."""
+    shared = sorted(first.keys() & second.keys())
+    mean, low, high, n = difference(
+        *(dict(enumerate(np.mean([one[s] for s in shared], axis=0))) for one in (first, second))
+    )
+    sees = show(detectable(Moments.behind(mean, low, n).sd, n))
+    return f"{show_signed(mean)} ({show_interval(low, high)}), sees {sees} [{len(shared)}]"
