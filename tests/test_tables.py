@@ -245,10 +245,13 @@ def test_the_neighbours_are_compared_on_the_seeds_that_all_have(tmp_path):
             mine.append(row(method, seed, reward, setting=setting, iteration=1, env_steps=700))
     add_results(tmp_path / "shop_papers.csv", rows, "x")
     add_results(tmp_path / "shop_table2.csv", more, "x")
-    lines = [[c.strip() for c in line.split("|")[1:-1]] for line in tables.TABLES["papers"](tmp_path).splitlines()]
-    cells = {line[0]: line[1:] for line in lines[2:]}
+    cells, gains = (
+        {line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]] for line in lines.splitlines()[2:]}
+        for lines in (tables.TABLES[name](tmp_path) for name in ("papers", "papers-gains"))
+    )
     assert cells["ipr"][6].startswith("0.610 ±") and cells["ipr"][6].endswith("[3]") and cells["ipr"][5] == "700"
-    assert cells["hpl"][8].startswith("+0.020") and cells["atlas"][7].startswith("-0.400")
+    assert gains["hpl"][1].startswith("+0.020") and gains["atlas"][0].startswith("-0.400")
+    assert gains["sft"][0] == gains["ipr"][1] == ""
     claims = tables.TABLES["papers-claims"](tmp_path).splitlines()[2:]
     told = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in claims}
     assert (

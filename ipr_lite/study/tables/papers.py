@@ -35,32 +35,38 @@ CLAIMS = (
 def measured(folder: Path = RESULTS_FOLDER) -> tuple[dict[str, dict[int, float]], dict[str, float]]:
     """By name: mean reward by seed, on the seeds that all neighbours have; and the actions in the world of all rounds."""
     parts = [Results(word, folder) for word in ("papers", "table2")]
-    found, spent = {}, {}
+    rows = {}
     for name, _, method, setting, *_ in ROWS:
-        rows = pd.concat([part.of("shop", "test", method) for part in parts])
-        rows = rows[rows["setting"] == setting]
-        spent[name] = rows[rows["iteration"] == rows["iteration"].max()]["env_steps"].mean()
-        found[name] = dict(zip(*(rows[rows["selected"] == 1][column] for column in ("seed", "reward")), strict=True))
-    seeds = set.intersection(*(set(mine) for mine in found.values()))
-    return {name: {s: r for s, r in mine.items() if s in seeds} for name, mine in found.items()}, spent
+        mine = pd.concat([part.of("shop", "test", method) for part in parts])
+        rows[name] = mine[mine["setting"] == setting]
+    seeds = set.intersection(*(set(mine["seed"]) for mine in rows.values()))
+    rows = {name: mine[mine["seed"].isin(seeds)] for name, mine in rows.items()}
+    chosen = {name: mine[mine["selected"] == 1] for name, mine in rows.items()}
+    found = {name: dict(zip(mine["seed"], mine["reward"], strict=True)) for name, mine in chosen.items()}
+    return found, {
+        name: mine[mine["iteration"] == mine["iteration"].max()]["env_steps"].mean() for name, mine in rows.items()
+    }
 
 
 def all_papers(folder: Path = RESULTS_FOLDER) -> str:
-    """Every method: what it asks for, what it spends, its reward and the differences to SFT and to IPR."""
+    """Every method: what it asks for, what it spends, its reward."""
     found, spent = measured(folder)
     lines = [
-        (
-            name, paper, *needs, f"{spent[name]:,.0f}" if found[name] else "-", mean_cell(found[name], method),
-            "" if name == "sft" else difference_cell(difference(found[name], found["sft"])),
-            "" if name == "ipr" else difference_cell(difference(found[name], found["ipr"])),
-        )
+        (name, paper, *needs, f"{spent[name]:,.0f}" if found[name] else "-", mean_cell(found[name], method))
         for name, paper, method, _, *needs in ROWS
-    ]  # fmt: skip
-    header = (
-        "method", "paper", "expert", "rewards", "rollouts from a step", "extra model", "actions in the world", "reward",
-        "minus SFT, detectable [seeds]", "minus IPR, detectable [seeds]",
-    )  # fmt: skip
+    ]
+    header = ("method", "paper", "expert", "rewards", "rollouts from a step", "extra model", "actions", "reward")
     return markdown_table(header, lines)
+
+
+def papers_gains(folder: Path = RESULTS_FOLDER) -> str:
+    """Every method beside the clone that it began with, and beside IPR."""
+    found, _ = measured(folder)
+    lines = [
+        (name, *("" if name == other else difference_cell(difference(found[name], found[other])) for other in ("sft", "ipr")))
+        for name, *_ in ROWS
+    ]  # fmt: skip
+    return markdown_table(("method", "minus SFT, detectable [seeds]", "minus IPR, detectable [seeds]"), lines)
 
 
 def papers_claims(folder: Path = RESULTS_FOLDER) -> str:
