@@ -75,8 +75,8 @@ def documented() -> list[tuple[str, str]]:
         text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
         for name, value in re.findall(r'^(\w+)="(.*)"$', text, re.MULTILINE):
             text = re.sub(rf"^\${name}\b", value, re.sub(rf"^{name}=.*", "", text, flags=re.M), flags=re.M)
-        lines = re.findall(r"`([^`\n]*python -m ipr_lite[^`]*)`", text) + re.findall(
-            r"^(?!.*`)(.*python -m ipr_lite.*)$", re.sub(r"`[^`\n]+`", "", text), re.MULTILINE
+        lines = re.findall(r"`([^`\n]*python -m ipr_lite(?!\.)[^`]*)`", text) + re.findall(
+            r"^(?!.*`)(.*python -m ipr_lite(?!\.).*)$", re.sub(r"`[^`\n]+`", "", text), re.MULTILINE
         )
         found += [(page.name, " ".join(line.split("python -m ipr_lite", 1)[1].split())) for line in lines]
     return found

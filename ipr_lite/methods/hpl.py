@@ -105,4 +105,4 @@ def curriculum(groups: list[Pair]) -> list[list[Pair]]:
     return [ordered[len(ordered) * p // PHASES : len(ordered) * (p + 1) // PHASES] for p in range(PHASES)]
 
 
-HPL = Method("hpl", "pairs of three sizes, easy ones first", hpl, "#1f9e89", "X")
+HPL = Method("hpl", "pairs of three sizes, easy ones first", hpl, "#1f9e89", "$h$")

@@ -209,7 +209,7 @@ def forest(
     for place, ((_, mean, low, high, n), (colour, marker)) in enumerate(both):
         if not math.isnan(low):
             axis.plot([low, high], [place, place], color=colour, linewidth=2)
-        axis.plot(mean, place, marker, color=colour, markersize=7)
+        axis.plot(mean, place, marker=marker, color=colour, markersize=7)
         axis.annotate(f"{show_signed(mean)}  (n = {n})", (1.01, place), xycoords=("axes fraction", "data"), fontsize=8, va="center")  # fmt: skip
     axis.set_yticks(range(len(rows)), [one_line(row[0], 60) for row in reversed(rows)], parse_math=False)
     axis.set_ylim(-0.6, len(rows) - 0.4)

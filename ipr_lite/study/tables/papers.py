@@ -11,7 +11,7 @@ from ipr_lite.study.results import difference, markdown_table
 from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference_cell, mean_cell
 
 ROWS = (
-    # name, paper, method, setting, expert, rewards, rollouts from a step, extra model
+    # name, paper, method, setting, demonstrator, rewards, rollouts from a step, extra model
     ("sft", "", "sft", "default", "yes", "", "", ""),
     ("atlas", "ATLaS", "atlas", "default", "yes", "yes", "yes", ""),
     ("atlas-random", "its control", "atlas-random", "default", "yes", "", "", ""),
@@ -55,7 +55,7 @@ def all_papers(folder: Path = RESULTS_FOLDER) -> str:
         (name, paper, *needs, f"{spent[name]:,.0f}" if found[name] else "-", mean_cell(found[name], method))
         for name, paper, method, _, *needs in ROWS
     ]
-    header = ("method", "paper", "expert", "rewards", "rollouts from a step", "extra model", "actions", "reward")
+    header = ("method", "paper", "demonstrator", "rewards", "rollouts from a step", "extra model", "actions", "reward")
     return markdown_table(header, lines)
 
 
