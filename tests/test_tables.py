@@ -219,7 +219,11 @@ def test_the_real_llms_differences_are_over_tasks(tmp_path):
         | {"panel": "abcdefgh", "rewards": r}
         for m, r in of_method.items()
     ]
-    rows.append(rows[-1] | {"setting": "learning_rate=5e-05 budget=paper", "rewards": [0.9, 0.9, 0.9], "reward": 0.9})
+    rows.append(
+        rows[-1]
+        | {"setting": "learning_rate=5e-05 budget=paper", "rewards": [0.9, 0.9, 0.9], "reward": 0.9}
+        | {"env_steps": 99}
+    )
     add_results(tmp_path / "shop_smol.csv", rows, "x")
     add_task_rewards(tmp_path / "shop_smol.csv", rows, "x")
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in tables.TABLES["real-llm"](tmp_path).splitlines()]
@@ -232,6 +236,7 @@ def test_the_real_llms_differences_are_over_tasks(tmp_path):
     same, other = (cells["eto", "per demonstration", rate] for rate in ("0.0002", "5e-05"))
     assert same[2].startswith("-0.400") and same[3].startswith("+0.600")
     assert other[0].startswith("0.900") and other[3] == ""
+    assert (same[4], other[4]) == ("9", "99")  # each setting's own
 
 
 def test_the_neighbours_are_compared_on_the_seeds_that_all_have(tmp_path):

@@ -26,15 +26,16 @@ from ipr_lite.study.tables.results import RESULTS_FOLDER, SEEDLESS, mean_cell
 FILE = "shop_smol.csv"
 
 
-def settings_of(tasks: pd.DataFrame, method: str) -> dict[tuple[str, str], dict[int, np.ndarray]]:
-    """By budget and learning rate of the preference training, of the round that dev chose: by seed, each test task's reward."""
+def settings_of(tasks: pd.DataFrame, method: str) -> dict[tuple[str, str, str], dict[int, np.ndarray]]:
+    """By setting, its budget and its learning rate of preference training: by seed, each test task's reward, of the round
+    that dev chose."""
     rows = tasks[(tasks["method"] == method) & (tasks["selected"] == 1) & (tasks["split"] == "test")]
     found = {}
     for setting, mine in rows.groupby("setting", sort=True):
         said = dict(part.split("=") for part in setting.split() if "=" in part)
         budget = "" if method in ONE else "per demonstration" if said.get("budget") == "paper" else "per action"
         rate = "" if method in ("base", "sft") else said.get("learning_rate", f"{SCALES['smol'].learning_rate:g}")
-        found[budget, rate] = by_seed(mine)
+        found[setting, budget, rate] = by_seed(mine)
     return found
 
 
@@ -50,14 +51,14 @@ def real_llm(folder: Path = RESULTS_FOLDER) -> str:
     results = results[(results["selected"] == 1) & (results["split"] == "test")]
     (sft,), ((own, ipr), *_) = settings_of(tasks, "sft").values(), settings_of(tasks, "ipr").items()
     for method in METHODS:
-        for (budget, rate), mine in settings_of(tasks, method).items():
+        for (setting, budget, rate), mine in settings_of(tasks, method).items():
             if method in SEEDLESS:
                 mine = dict.fromkeys(sft, next(iter(mine.values())))
-            actions = results[(results["method"] == method)]["env_steps"].mean()
+            actions = results[(results["method"] == method) & (results["setting"] == setting)]["env_steps"].mean()
             lines.append((
                 method, budget, rate, mean_cell({seed: rewards.mean() for seed, rewards in mine.items()}, method),
                 str(len(next(iter(mine.values())))), "" if method == "sft" else gain_cell(mine, sft),
-                "" if method == "ipr" or rate not in ("", own[1]) else gain_cell(ipr, mine),
+                "" if method == "ipr" or rate not in ("", own[-1]) else gain_cell(ipr, mine),
                 "" if method in SEEDLESS else f"{actions:,.0f}",
             ))  # fmt: skip
     header = (
