@@ -296,7 +296,7 @@ def test_the_reward_model_learns_a_rule_and_generalises(lab):
         t.extra["step_rewards"] = [1.0 if "Buy Now" in action else 0.2 for action in t.actions]
     seen, unseen = experts[:16], experts[16:]
     default = adapter_weights(lab.policy)
-    model = reward_model.fit(lab.policy, lab.chat, lab.fresh, seen, seed=0)
+    model = reward_model.fit(lab.policy, lab.chat, lab.fresh, learned_rewards.regression(seen), 0.5, seed=0)
     assert all(torch.equal(w, adapter_weights(lab.policy)[k]) for k, w in default.items())
     predicted = model.predict(lab.policy, lab.chat, [t.messages for t in unseen])
     labels = [r for t in unseen for r in t.extra["step_rewards"]]

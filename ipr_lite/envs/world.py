@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,8 @@ class World:
     make(data), tasks(split, data): its two doors. columns: of result tables, a title each, with the split that it shows and
     what the paper calls it. instruction: a pattern that finds it in the first observation of the authors' files. corpus: its
     share of the tiny base's, and about how many tokens an episode has; None: it has no part in it. scored: about the share
-    of steps that are scored, on both sides. seconds: of an SFT update, an update on pairs, an exploration, a Monte Carlo
+    of steps that are scored, on both sides. hindsight(env, task, rng): the instruction that an
+    episode fulfils which ended in this `env`, whatever its task asked for; None where it did nothing to be asked for. seconds: of an SFT update, an update on pairs, an exploration, a Monte Carlo
     rollout and an evaluation episode, on one core beside another busy one.
     """
 
@@ -33,4 +35,5 @@ class World:
     instruction: str | None = None
     corpus: tuple[float, int] | None = None
     scored: float = 0.1
+    hindsight: Callable[[TextEnv, Task, random.Random], str | None] | None = None
     seconds: tuple[float, float, float, float, float] = (1.0, 4.2, 0.06, 0.2, 0.2)

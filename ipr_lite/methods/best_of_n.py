@@ -7,8 +7,9 @@ best-of-n          the one whose last action the learned step reward model likes
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from ipr_lite.methods.learned_rewards import reward_model, trajectory_scores
+from ipr_lite.methods.learned_rewards import last_scores, reward_model
 from ipr_lite.methods.method import Method
 from ipr_lite.records import Trajectory, read_trajectories, write_trajectories
 from ipr_lite.rollout import stable_seed
@@ -19,16 +20,15 @@ N = 10
 
 def by_the_model(run: Run, agent: str, split: str) -> list[Trajectory]:
     """Chosen by the learned step reward model: nobody tells it the outcome."""
-    reward_model(run)
-    return _best(run, split, agent, lambda played: trajectory_scores(run, played), ("reward-model",))
+    return best(run, split, agent, partial(last_scores, run, reward_model(run)), ("reward-model",))
 
 
 def by_the_oracle(run: Run, agent: str, split: str) -> list[Trajectory]:
     """Chosen by the true reward."""
-    return _best(run, split, agent, lambda played: [t.reward for t in played])
+    return best(run, split, agent, lambda played: [t.reward for t in played])
 
 
-def _best(run: Run, split: str, method: str, scores: Callable, stages: tuple[str, ...] = ()) -> list[Trajectory]:
+def best(run: Run, split: str, method: str, scores: Callable, stages: tuple[str, ...] = ()) -> list[Trajectory]:
     """The tasks of a split, each the best of `N` sampled episodes."""
     played = sampled(run, split)
     before = run.spent(stages)
@@ -55,7 +55,9 @@ def sampled(run: Run, split: str) -> list[Trajectory]:
     return run.keep(path, play, read_trajectories, write_trajectories)
 
 
-def _cloned(name: str) -> Callable[[Run], list[str]]:
+def cloned(name: str) -> Callable[[Run], list[str]]:
+    """`Method.train`: the SFT policy is all that is trained."""
+
     def train(run: Run) -> list[str]:
         run.sft()
         return [name]
@@ -64,13 +66,8 @@ def _cloned(name: str) -> Callable[[Run], list[str]]:
 
 
 BEST_OF_N = Method(
-    "best-of-n", f"the best of {N} by the reward model", _cloned("best-of-n"), "#88ccee", "d", by_the_model
+    "best-of-n", f"the best of {N} by the reward model", cloned("best-of-n"), "#88ccee", "d", by_the_model
 )
 BEST_OF_N_ORACLE = Method(
-    "best-of-n-oracle",
-    f"the best of {N} by the true reward",
-    _cloned("best-of-n-oracle"),
-    "#332288",
-    "H",
-    by_the_oracle,
+    "best-of-n-oracle", f"the best of {N} by the true reward", cloned("best-of-n-oracle"), "#332288", "H", by_the_oracle
 )

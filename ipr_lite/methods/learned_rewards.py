@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from ipr_lite.engine.folder import fill_atomically
-from ipr_lite.methods.reward_model import RewardModel, fit
+from ipr_lite.methods.reward_model import Example, RewardModel, fit
 from ipr_lite.records import StepReward, Trajectory, read_trajectories, write_atomically, write_trajectories
 from ipr_lite.rollout import stable_seed
 from ipr_lite.run import Run
@@ -61,13 +62,24 @@ def reward_model(run: Run) -> RewardModel:
         random.Random(stable_seed(run.config.seed, "reward-model")).shuffle(tasks)
         held_out = set(tasks[: math.ceil(HELD_OUT * len(tasks))])
         seen = [t for t in episodes if t.id not in held_out]
-        model = fit(run.policy, run.chat, run.fresh, seen, run.config.seed, run.bar("reward model"))
+        mean = torch.tensor([r for t in seen for r in t.extra["step_rewards"]]).mean().item()
+        model = fit(run.policy, run.chat, run.fresh, regression(seen), mean, run.config.seed, run.bar("reward model"))
         unseen = [t for t in episodes if t.id in held_out]
         predicted = model.predict(run.policy, run.chat, [t.messages for t in unseen])
         facts = fit_quality([p for ps in predicted for p in ps], [r for t in unseen for r in t.extra["step_rewards"]])
         write_atomically(run.folder / "reward_model.json", json.dumps(facts, indent=1) + "\n")
         fill_atomically(folder, model.save)
     return RewardModel.load(folder)
+
+
+def regression(episodes: Sequence[Trajectory]) -> list[Example]:
+    """The squared error on every step, its label in `extra["step_rewards"]`."""
+    labels = [torch.tensor(t.extra["step_rewards"]) for t in episodes]
+
+    def of(label: Tensor) -> Callable[[list[Tensor]], Tensor]:
+        return lambda predicted: (predicted[0] - label.to(predicted[0].device)).square().sum()
+
+    return [Example([t.messages], len(label), of(label)) for t, label in zip(episodes, labels, strict=True)]
 
 
 def predicted_step_rewards(run: Run, steps: Sequence[ScoredStep]) -> list[StepReward]:
@@ -77,9 +89,8 @@ def predicted_step_rewards(run: Run, steps: Sequence[ScoredStep]) -> list[StepRe
     return [s.rewarded(s.outcome if s.terminal else values[-1]) for s, values in zip(steps, found, strict=True)]
 
 
-def trajectory_scores(run: Run, played: Sequence[Trajectory]) -> list[float]:
-    """What the reward model thinks of the last action of each episode; equal episodes are read once."""
-    model = reward_model(run)
+def last_scores(run: Run, model: RewardModel, played: Sequence[Trajectory]) -> list[float]:
+    """What a reward model thinks of the last action of each episode; equal episodes are read once."""
     known: dict[tuple, float] = {}
     for trajectory in played:
         key = (trajectory.id, *trajectory.actions)

@@ -1,15 +1,14 @@
 """A learned step reward model (paper section 5.4, Table 5): it predicts what Monte Carlo would estimate.
 
 Data: `learned_rewards.py`. Model: the frozen base with a LoRA adapter "reward" and a linear head that reads the last hidden
-state at the end of an action, that is, (e_{t-1}, a_t); attention looks left, so one pass over an episode gives the
-predictions of all its steps. Loss: the squared error. The paper regresses likewise, with all of Llama-2-7B, on 70,000
-actions.
+state at the end of an action, (e_{t-1}, a_t); attention looks left, so one pass over an episode gives all its predictions.
+Loss: the squared error, or an `Example`'s own. The paper regresses likewise, all of Llama-2-7B, on 70,000 actions.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from ipr_lite.chat import Chat
 from ipr_lite.model import adapter_weights, set_adapter_weights
-from ipr_lite.records import Message, Trajectory
+from ipr_lite.records import Message
 
 ADAPTER = "reward"
 EPOCHS, BATCH, RATE = 4, 4, 2e-3
@@ -51,30 +50,41 @@ class RewardModel:
         return cls(load_file(folder / "adapter_model.safetensors"), load_file(folder / "head.safetensors")["head"])
 
 
+@dataclass
+class Example:
+    """Conversations that are judged together, and the sum of `count` errors that the predictions for their actions,
+    (actions,) for each conversation, make."""
+
+    conversations: Sequence[Sequence[Message]]
+    count: int
+    error: Callable[[list[Tensor]], Tensor]
+
+
 def fit(
-    policy, chat: Chat, fresh: dict[str, Tensor], episodes: Sequence[Trajectory], seed: int, progress=None
+    policy, chat: Chat, fresh: dict[str, Tensor], examples: Sequence[Example], mean: float, seed: int, progress=None
 ) -> RewardModel:
-    """Train an adapter, from the weights `fresh`, and a head on episodes with `extra["step_rewards"]`.
+    """Train an adapter, from the weights `fresh`, and a head that says `mean` of everything at first.
 
     The policy's other adapters stay as they are.
     """
+    rng = random.Random(seed)
     set_adapter_weights(policy, fresh, ADAPTER)
-    labels = [torch.tensor(t.extra["step_rewards"]) for t in episodes]
-    encoded = [_encoded(chat, t.messages) for t in episodes]
+    encoded = [[_encoded(chat, messages) for messages in example.conversations] for example in examples]
     head = nn.Linear(policy.get_base_model().config.hidden_size, 1).to(policy.device)
     nn.init.zeros_(head.weight)
-    nn.init.constant_(head.bias, torch.cat(labels).mean().item())
+    nn.init.constant_(head.bias, mean)
     with _adapter(policy):
         parameters = [p for name, p in policy.named_parameters() if f".{ADAPTER}." in name]
         optimizer = torch.optim.AdamW([*parameters, *head.parameters()], lr=RATE, weight_decay=0.01)
-        batches = _batches(len(episodes), seed)
+        orders = [rng.sample(range(len(examples)), len(examples)) for _ in range(EPOCHS)]
+        batches = [order[start : start + BATCH] for order in orders for start in range(0, len(order), BATCH)]
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
         for number, batch in enumerate(batches, start=1):
-            count = sum(len(labels[i]) for i in batch)
+            count = sum(examples[i].count for i in batch)
             for i in batch:
                 flat = torch.cat([head.weight[0], head.bias])
-                error = _predictions(policy, flat, *encoded[i]) - labels[i].to(policy.device)
-                (error.square().sum() / count).backward()
+                predicted = [_predictions(policy, flat, *one) for one in encoded[i]]
+                (examples[i].error(predicted) / count).backward()
             torch.nn.utils.clip_grad_norm_([*parameters, *head.parameters()], 1.0)
             optimizer.step()
             schedule.step()
@@ -108,12 +118,3 @@ def _predictions(policy, head: Tensor, input_ids: list[int], ends: list[int]) ->
     hidden = base.model(input_ids=torch.tensor([input_ids], device=base.device), use_cache=False).last_hidden_state[0]
     head = head.to(hidden.device)
     return hidden[torch.tensor(ends)].float() @ head[:-1] + head[-1]
-
-
-def _batches(count: int, seed: int) -> list[list[int]]:
-    rng = random.Random(seed)
-    batches = []
-    for _ in range(EPOCHS):
-        order = rng.sample(range(count), count)
-        batches += [order[start : start + BATCH] for start in range(0, count, BATCH)]
-    return batches

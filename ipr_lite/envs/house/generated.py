@@ -211,6 +211,24 @@ def _wish(rng: random.Random, room: Layout, kind: str, lamp: str | None) -> tupl
     return rng.choice(wishes) if wishes else None
 
 
+def hindsight(house: House, task: Task, rng: random.Random) -> str | None:
+    """The errand that an episode did, whatever `task` asked for: what was moved (clean, hot, cool, or two of a kind), else
+    what is held under a lamp that is on."""
+    state = house.state()
+    moved = sorted(f for f in state["facts"] - house.games[task.setup["game"]].fluent if f[0] == "inreceptacle")
+    if moved:
+        _, thing, place = moved[0]
+        of_a_kind = {name for _, name, at in moved if (_kind(name), _kind(at)) == (_kind(thing), _kind(place))}
+        treated = next((verb for verb, fact in _TREATMENT.items() if (fact, thing) in state["facts"]), None)
+        kind = f"pick_{treated}_then_place_in_recep" if treated else "pick_and_place_simple"
+        kind = "pick_two_obj_and_place" if len(of_a_kind) > 1 else kind
+        return rng.choice(_ERRANDS[kind]).format(thing=_kind(thing), target=_kind(place))
+    lamp = next((f[1] for f in sorted(state["facts"]) if f[0] == "istoggled" and _kind(f[1]) in LAMPS), None)
+    if lamp and state["held"]:
+        return rng.choice(_ERRANDS["look_at_obj_in_light"]).format(thing=_kind(state["held"]), target=_kind(lamp))
+    return None
+
+
 def _facts(room: Layout, where: dict[str, str]) -> dict[str, frozenset]:
     place = dict(room.places)
     facts = {("atlocation", AGENT, room.door)}

@@ -190,6 +190,10 @@ class Shop(TextEnv):
         """What `click[...]` accepts on the current page, in lower case."""
         return list(self._clickables())
 
+    def purchase(self) -> tuple[Product | None, dict[str, str]]:
+        """What was bought and with which options; None where nothing was."""
+        return (self._product(), dict(self._chosen)) if self._page == "done" else (None, {})
+
     def page_score(self) -> float:
         """AgentBoard's score of the page shown, which the paper takes for the truth about a step (section 5.3).
 

@@ -190,15 +190,7 @@ def _task(rng: random.Random, product: Product, task_id: str, split: str) -> Tas
     kinds = rng.sample(sorted(product.options), n_options)
     values = [rng.choice(product.options[kind]) for kind in kinds]
     limit = price_upper(product.price, rng)
-    article = _KINDS[product.query][2]
-    if len(attributes) == 2 and rng.random() < 0.4:
-        thing = f"{article} {product.query}, {' and '.join(attributes)},".strip()
-    else:
-        article = "an" if article and attributes[0][0] in "aeiou" else article
-        thing = f"{article} {' and '.join(attributes)} {product.query}".strip()
-    phrases = [rng.choice(_PHRASES[kind]).format(value) for kind, value in zip(kinds, values, strict=True)]
-    text = " ".join([rng.choice(_HEADS).format(thing=thing), rng.choice((", ", " ")).join(phrases)])
-    text = text.strip(" ,")
+    text = _instruction(rng, product, attributes, dict(zip(kinds, values, strict=True)), limit)
     setup = {
         "asin": product.asin,
         "category": product.category,
@@ -210,7 +202,31 @@ def _task(rng: random.Random, product: Product, task_id: str, split: str) -> Tas
         "option_kinds": kinds,
         "price_upper": limit,
     }
-    return Task(task_id, "shop", split, f"{text}, and price lower than {limit:.2f} dollars", setup)
+    return Task(task_id, "shop", split, text, setup)
+
+
+def _instruction(
+    rng: random.Random, product: Product, attributes: list[str], options: dict[str, str], limit: float
+) -> str:
+    """Somebody asks for a product like this, with these attributes and options."""
+    article = _KINDS[product.query][2] if product.query in _KINDS else ""
+    if len(attributes) == 2 and rng.random() < 0.4:
+        thing = f"{article} {product.query}, {' and '.join(attributes)},".strip()
+    else:
+        article = "an" if article and attributes[0][0] in "aeiou" else article
+        thing = f"{article} {' and '.join(attributes)} {product.query}".strip()
+    phrases = [rng.choice(_PHRASES.get(kind, ("with {}",))).format(value) for kind, value in options.items()]
+    text = " ".join([rng.choice(_HEADS).format(thing=thing), rng.choice((", ", " ")).join(phrases)])
+    return f"{text.strip(' ,')}, and price lower than {limit:.2f} dollars"
+
+
+def hindsight(shop: Shop, task: Task, rng: random.Random) -> str | None:
+    """What the purchase fulfils to the full, whatever `task` asked for: an attribute of its title, the options that were chosen."""
+    product, chosen = shop.purchase()
+    if product is None:
+        return None
+    limit = price_upper(product.price, rng)
+    return _instruction(rng, product, list(product.attributes[:1]), chosen, limit)
 
 
 @lru_cache(maxsize=1)
