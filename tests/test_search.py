@@ -8,14 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from ipr_lite import envs
+from ipr_lite import checks, envs
 from ipr_lite.config import Config
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.envs.shop.reward import purchase_reward
 from ipr_lite.methods import armap, beam, orps
 from ipr_lite.records import Task, Trajectory
 from ipr_lite.rollout import Episode
+from ipr_lite.study import search
 
 TASK = Task("t", "tree", "test", "go")
 
@@ -248,3 +250,70 @@ def test_the_ranking_loss_by_hand():
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-1)) + 0.009, abs=1e-6)
     loss.backward()
     assert better.grad.tolist() == pytest.approx([0.0, -1 / (1 + math.e) + 0.006], abs=1e-6)
+
+
+# --- the curve ------------------------------------------------------------------------------------
+
+
+def test_the_best_of_n_over_all_choices():
+    """Against every choice written out."""
+    rng = random.Random(0)
+    for size in (1, 3, 6):
+        scores, rewards = [rng.random() for _ in range(size)], [rng.random() for _ in range(size)]
+        for n in range(1, size + 1):
+            every = itertools.combinations(range(size), n)
+            chosen = [rewards[max(some, key=scores.__getitem__)] for some in every]
+            assert search.chosen_of_n(scores, rewards, n) == pytest.approx(sum(chosen) / len(chosen))
+
+
+def test_the_curve_counts_by_task():
+    def episode(task, reward, steps):
+        said = [{"role": "user", "content": "o"}, {"role": "assistant", "content": "a"}] * steps
+        return Trajectory(
+            Task(task, "toy", "test", "go"), [{"role": "system", "content": "s"}, *said], reward, False, "x"
+        )
+
+    played = [episode("p", 0.0, 1), episode("p", 1.0, 3), episode("q", 0.5, 2), episode("q", 0.5, 2)]
+    assert search.best_of(played, [1.0, 2.0, 0.0, 0.0], 1) == (2.0, 0.5)
+    assert search.best_of(played, [1.0, 2.0, 0.0, 0.0], 2) == (4.0, 0.75)
+    assert search.best_of(played, [2.0, 1.0, 0.0, 0.0], 2) == (4.0, 0.25)
+
+
+# --- the exercises of chapter 13 ------------------------------------------------------------------
+
+
+def by_all_choices(scores, rewards, n):
+    every = list(itertools.combinations(range(len(scores)), n))
+    return sum(rewards[max(some, key=scores.__getitem__)] for some in every) / len(every)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda s, r, n: sum(map(max, itertools.combinations(r, n))) / math.comb(len(r), n), "an oracle"),
+        (lambda s, r, n: sum(map(max, itertools.combinations(s, n))) / math.comb(len(s), n), "the best scores"),
+        (lambda s, r, n: r[max(range(n), key=s.__getitem__)], "the first 2 alone"),
+        (lambda s, r, n: 7.0, "choices of 2"),
+    ],
+)
+def test_a_wrong_best_of_n_is_told_why(wrong, says, capsys):
+    with pytest.raises(checks.WrongAnswer, match=says):
+        checks.chosen_of_n(wrong)
+    checks.chosen_of_n(by_all_choices)
+    assert "right" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda b, w: F.logsigmoid(b - w) - 0.001 * (b + w) ** 2, "the sign"),
+        (lambda b, w: -F.logsigmoid(w - b) + 0.001 * (b + w) ** 2, "the wrong order"),
+        (lambda b, w: -F.logsigmoid(b - w), "the second term"),
+        (lambda b, w: b - w, "gives"),
+    ],
+)
+def test_a_wrong_ranking_loss_is_told_why(wrong, says, capsys):
+    with pytest.raises(checks.WrongAnswer, match=says):
+        checks.ranking_loss(wrong)
+    checks.ranking_loss(lambda b, w: -F.logsigmoid(b - w) + 0.001 * (b + w) ** 2)
+    assert "right" in capsys.readouterr().out

@@ -116,4 +116,4 @@ def searched(judge: Callable, run: Run, agent: str, split: str) -> list[Trajecto
     return run.keep(path, play, read_trajectories, write_trajectories)
 
 
-AGENTRM = Method("agentrm", "a beam by the model", cloned("agentrm"), "#117733", "$b$", partial(searched, by_the_model))
+AGENTRM = Method("agentrm", "a beam by the model", cloned("agentrm"), "#2e8b57", "$b$", partial(searched, by_the_model))

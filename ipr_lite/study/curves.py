@@ -98,3 +98,25 @@ def pushes(
             if not column:
                 axis.set_ylabel(method, rotation=0, ha="right", va="center")
     return titled(figure, "What each method pushes up or down, token by token (each row by its own largest)", title)
+
+
+JUDGES = {"oracle": "best-of-n-oracle", "monte carlo": "best-of-n", "hindsight": "armap"}
+"""What each judge's method is called."""
+
+
+def searches(found: pd.DataFrame) -> Figure:
+    """Mean reward on test against the actions that a search takes for a task, a panel a world: lines for the best of N by each
+    judge, a point for each beam. `found`: the rows of `search.csv`."""
+    worlds = list(dict.fromkeys(found["env"]))
+    figure, axes = blank(4.6 * len(worlds), 3.5, len(worlds), columns=len(worlds))
+    for axis, world in zip(axes, worlds, strict=True):
+        mine = found[found["env"] == world]
+        for judge, rows in mine.groupby("judge", sort=False):
+            points = rows.groupby("n")[["actions", "reward"]].mean()
+            colour, marker = style_of(JUDGES.get(judge, judge))
+            label = f"best of N, judge: {judge}" if judge in JUDGES else f"beam: {judge}"
+            axis.plot(points["actions"], points["reward"], marker=marker, color=colour, label=label, markersize=7)
+        axis.set(xscale="log", xlabel="actions for one task", title=f"{world} (n = {mine['seed'].nunique()} seeds)")
+        axis.legend(fontsize=8, frameon=False)
+    axes[0].set_ylabel("mean reward on test")
+    return titled(figure, "What searching buys depends on the judge", "N = 1, 2, 3, 5, 10 episodes of the same clone")

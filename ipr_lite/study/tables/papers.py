@@ -79,3 +79,46 @@ def papers_claims(folder: Path = RESULTS_FOLDER) -> str:
         for (first, second), d, verdict in zip(CLAIMS, differences, said, strict=True)
     ]
     return markdown_table(("difference", "over seeds, detectable [seeds]", "verdict"), lines)
+
+
+SEARCHES = {
+    "shop": ("sft", "armap", "best-of-n", "agentrm", "best-of-n-oracle"),
+    "sql": ("sft", "best-of-n", "agentrm", "orps", "best-of-n-oracle"),
+}
+"""Who searches in which world."""
+SEARCH_CLAIMS = (
+    ("shop", "agentrm", "sft"), ("shop", "agentrm", "best-of-n"), ("shop", "armap", "sft"), ("sql", "orps", "agentrm"),
+)  # fmt: skip
+"""Predictions 20 to 23."""
+
+
+def searches(folder: Path = RESULTS_FOLDER) -> str:
+    """Who searches, on test: reward beside the clone's and the best of ten's, and the actions for labels and search."""
+    results, lines = Results("judges", folder), []
+    for world, methods in SEARCHES.items():
+        found = {method: results.rewards(world, "test", method) for method in methods}
+        for method in methods:
+            beside = [
+                "" if method == other else difference_cell(difference(found[method], found[other]))
+                for other in ("sft", "best-of-n")
+            ]
+            actions = results.of(world, "test", method)["env_steps"].mean()
+            spent = f"{actions:,.0f}" if found[method] else "-"
+            lines.append((world, method, spent, mean_cell(found[method], method), *beside))
+    header = ("world", "method", "actions", "reward", "minus SFT, detectable [seeds]", "minus best-of-n, detectable [seeds]")
+    return markdown_table(header, lines)
+
+
+def search_claims(folder: Path = RESULTS_FOLDER) -> str:
+    """The four claims, all asked at once."""
+    results = Results("judges", folder)
+    differences = [
+        difference(results.rewards(world, "test", first), results.rewards(world, "test", second))
+        for world, first, second in SEARCH_CLAIMS
+    ]
+    said = answers([Moments.behind(d[0], d[1], d[3]) for d in differences])
+    lines = [
+        (f"{world}: {first} minus {second}", difference_cell(d), verdict)
+        for (world, first, second), d, verdict in zip(SEARCH_CLAIMS, differences, said, strict=True)
+    ]
+    return markdown_table(("difference", "over seeds, detectable [seeds]", "verdict"), lines)
