@@ -11,6 +11,7 @@ from ipr_lite.methods.hpl import HPL
 from ipr_lite.methods.ipr import IPR
 from ipr_lite.methods.method import Method
 from ipr_lite.methods.naive_step_dpo import NAIVE_STEP_DPO
+from ipr_lite.methods.optima import OPTIMA
 from ipr_lite.methods.orps import ORPS
 from ipr_lite.methods.ppo import PPO, STEP_PPO
 from ipr_lite.methods.random_pairs import RANDOM_PAIRS
@@ -21,6 +22,6 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         BASE, SFT, SFT_LONG, ATLAS_LEAST, ATLAS_RANDOM, ATLAS, RFT, ARMAP, BEST_OF_N, AGENTRM, ORPS,
-        BEST_OF_N_ORACLE, PPO, STEP_PPO, GRPO, GIGPO, HGPO, NAIVE_STEP_DPO, ETO, ETO_SFT, RANDOM_PAIRS, HPL, IPR, SFT_CAREFUL, CAREFUL,
+        BEST_OF_N_ORACLE, PPO, STEP_PPO, GRPO, GIGPO, HGPO, NAIVE_STEP_DPO, ETO, ETO_SFT, RANDOM_PAIRS, OPTIMA, HPL, IPR, SFT_CAREFUL, CAREFUL,
     )
 }  # fmt: skip

@@ -43,5 +43,5 @@ def executed(node: Node) -> float:
 
 
 ORPS = Method(
-    "orps", "a beam by process and execution", cloned("orps"), "#6699cc", "$o$", partial(searched, half_and_half)
+    "orps", "a beam by process and execution", cloned("orps"), "#6699cc", "$q$", partial(searched, half_and_half)
 )

@@ -105,7 +105,14 @@ def searches(folder: Path = RESULTS_FOLDER) -> str:
             actions = results.of(world, "test", method)["env_steps"].mean()
             spent = f"{actions:,.0f}" if found[method] else "-"
             lines.append((world, method, spent, mean_cell(found[method], method), *beside))
-    header = ("world", "method", "actions", "reward", "minus SFT, detectable [seeds]", "minus best-of-n, detectable [seeds]")
+    header = (
+        "world",
+        "method",
+        "actions",
+        "reward",
+        "minus SFT, detectable [seeds]",
+        "minus best-of-n, detectable [seeds]",
+    )
     return markdown_table(header, lines)
 
 
