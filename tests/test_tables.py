@@ -11,7 +11,7 @@ from ipr_lite.methods.base import CAREFUL
 from ipr_lite.study import plots, tables
 from ipr_lite.study.quality import COLUMNS, pair_quality, uncounted
 from ipr_lite.study.results import add_results, add_task_rewards, keep_rows
-from ipr_lite.study.tables import budgets, papers
+from ipr_lite.study.tables import budgets, papers, rates
 
 PAGES = [tables.BOOK.parent / "README.md", *sorted(tables.BOOK.rglob("*.md"))]
 
@@ -268,3 +268,51 @@ def test_the_budgets_figure_draws_a_point_a_round(two_budgets):
     (axis,) = tables.figures(two_budgets)["budgets"].axes
     drawn = {line.get_label(): list(line.get_xdata()) for line in axis.lines}
     assert drawn["eto"] == drawn["ipr"] == [4000, 8000] and drawn["eto, as its paper explores"] == [500, 1000]
+
+
+def test_searches_are_told_by_world(tmp_path):
+    """A beam above its clone in every seed; at the database only two seeds."""
+    for world, seeds in (("shop", 3), ("sql", 2)):
+        rows = [
+            row(
+                method, seed, level + 0.01 * seed + 1e-4 * (seed == 1) * (method == "agentrm"), env=world, env_steps=900
+            )
+            for method, level in (("sft", 0.5), ("best-of-n", 0.6), ("agentrm", 0.7), ("orps", 0.7), ("armap", 0.5))
+            for seed in range(seeds)
+        ]
+        add_results(tmp_path / f"{world}_judges.csv", rows, "x")
+    lines = [
+        [c.strip() for c in line.split("|")[1:-1]] for line in tables.TABLES["searches"](tmp_path).splitlines()[2:]
+    ]
+    cells = {(world, method): rest for world, method, *rest in lines}
+    assert cells["shop", "agentrm"][2].startswith("+0.200") and cells["shop", "agentrm"][3].startswith("+0.100")
+    assert cells["shop", "agentrm"][0] == "900" and cells["shop", "agentrm"][1].endswith("[3]")
+    assert cells["sql", "orps"][1].endswith("[2]") and cells["sql", "best-of-n-oracle"][:2] == ["-", "-"]
+    claims = tables.TABLES["searches-claims"](tmp_path).splitlines()[2:]
+    told = [[c.strip() for c in line.split("|")[1:-1]] for line in claims]
+    assert told[0][0] == "shop: agentrm minus sft" and told[0][2] == "above" and "0.000 (" in told[3][1]
+
+
+def test_each_method_has_the_rate_that_dev_likes_best(tmp_path):
+    """ETO's is 2e-4 per demonstration; IPR's is the one of all other tables, whose rows are read there."""
+    dev = {("ipr", ""): (0.5, 0.6, 0.7), ("eto", " budget=paper"): (0.5, 0.7, 0.6), ("eto", ""): (0.1, 0.2, 0.3)}
+    rows = [
+        row(method, seed, level, setting=f"learning_rate={rate}{rest}", split="dev", iteration=1)
+        for (method, rest), levels in dev.items()
+        for rate, level in zip(("0.0001", "0.0002", "0.0005"), levels, strict=True)
+        for seed in range(2)
+    ]
+    rows += [
+        row("eto", seed, 0.65 + 0.001 * seed, setting="learning_rate=0.0002 budget=paper", iteration=1)
+        for seed in range(3)
+    ]
+    add_results(tmp_path / "shop_rates.csv", rows, "x")
+    add_results(tmp_path / "shop_table2.csv", [row("ipr", seed, 0.6, iteration=1) for seed in range(2)], "x")
+    add_results(tmp_path / "shop_headline.csv", [row("ipr", seed, 0.6, iteration=1) for seed in (2, 3)], "x")
+    assert [rates.best_rate(who, tmp_path) for who in rates.WHO] == ["5e-4", "2e-4", "5e-4"]
+    lines = tables.TABLES["rates"](tmp_path).splitlines()[2:]
+    first, second, third = ([c.strip() for c in line.split("|")[1:-1]] for line in lines)
+    assert first[-1].startswith("0.600") and first[-1].endswith("[4]")
+    assert second[2].startswith("0.700") and second[-1].endswith("[3]") and third[-1] == "-"
+    claim = tables.TABLES["rates-claims"](tmp_path).splitlines()[2]
+    assert "-0.051" in claim and claim.strip("| ").endswith("below")

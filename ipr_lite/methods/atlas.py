@@ -20,21 +20,21 @@ from statistics import fmean
 from ipr_lite.methods.learned_rewards import labelled_episodes
 from ipr_lite.methods.method import Method
 from ipr_lite.methods.sft import cloned
-from ipr_lite.records import Trajectory
+from ipr_lite.records import Trajectory, read_trajectories, write_trajectories
 from ipr_lite.rollout import stable_seed
 from ipr_lite.run import Run
 
 SHARE = 0.3
 
 
-def train(name: str, worth: Callable[[Run], list[list[float]]], run: Run) -> list[str]:
-    """SFT from the base, for as many updates as SFT takes, on the steps that `worth` puts highest."""
+def train(name: str, worth: Callable[[Run], list[list[float]]], stages: tuple[str, ...], run: Run) -> list[str]:
+    """SFT from the base, for as many updates as SFT takes, on the steps that `worth` puts highest; `stages`: what that cost."""
 
     def clone():
         demonstrations = run.demonstrations()
         kept = highest(worth(run), SHARE)
         masked = [only(t, steps) for t, steps in zip(demonstrations, kept, strict=True) if steps]
-        before = run.spent(["sft", "reward-model/1", "atlas/start"] if name != "atlas-random" else ["sft"])
+        before = run.spent(["sft", *stages])
         spent.update({what: before[what] for what in ("env_steps", "tokens")})
         return run.clone(masked, run.spent(["sft"])["updates"])
 
@@ -47,12 +47,19 @@ def criticality(run: Run) -> list[list[float]]:
     """c_t of every step of every demonstration."""
     demonstrations, n = run.demonstrations(), run.config.samples
     labelled = {t.key: t.extra["step_rewards"] for t in labelled_episodes(run)[: len(demonstrations)]}
-    player = run.player(run.sft(), 1.0, "atlas")
-    seeds = [
-        (t.task, stable_seed(run.config.seed, "atlas", t.key, sample)) for t in demonstrations for sample in range(n)
-    ]
-    played = player.play([run.start(*both) for both in seeds], run.bar("value of the start"))
-    run.spend("atlas/start", env_steps=player.actions_taken, tokens=player.tokens_written)
+
+    def play():
+        player = run.player(run.sft(), 1.0, "atlas")
+        seeds = [
+            (t.task, stable_seed(run.config.seed, "atlas", t.key, sample))
+            for t in demonstrations
+            for sample in range(n)
+        ]
+        found = player.play([run.start(*both) for both in seeds], run.bar("value of the start"))
+        run.count("atlas/start", player)
+        return found
+
+    played = run.keep(run.folder / "atlas-starts.jsonl", play, read_trajectories, write_trajectories)
     starts = [fmean(t.reward for t in played[i * n : (i + 1) * n]) for i in range(len(demonstrations))]
     values = [[start, *labelled[t.key]] for start, t in zip(starts, demonstrations, strict=True)]
     return [[after - before for before, after in zip(one, one[1:], strict=False)] for one in values]
@@ -88,12 +95,16 @@ def only(trajectory: Trajectory, steps: set[int]) -> Trajectory:
     return replace(trajectory, messages=messages)
 
 
+LABELS = ("reward-model/1", "atlas/start")
 ATLAS = Method(
-    "atlas", "clone the critical steps alone", partial(train, "atlas", criticality), "#e7298a", "4", from_base=True
-)
+    "atlas", "clone the critical steps alone", partial(train, "atlas", criticality, LABELS), "#e7298a", "4",
+    from_base=True,
+)  # fmt: skip
 ATLAS_RANDOM = Method(
-    "atlas-random", "as many steps at random", partial(train, "atlas-random", at_random), "#f4a6cd", "+", from_base=True
-)
+    "atlas-random", "as many steps at random", partial(train, "atlas-random", at_random, ()), "#f4a6cd", "+",
+    from_base=True,
+)  # fmt: skip
 ATLAS_LEAST = Method(
-    "atlas-least", "the least critical steps", partial(train, "atlas-least", least), "#8c1a5a", "x", from_base=True
-)
+    "atlas-least", "the least critical steps", partial(train, "atlas-least", least, LABELS), "#8c1a5a", "x",
+    from_base=True,
+)  # fmt: skip

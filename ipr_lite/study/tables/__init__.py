@@ -31,6 +31,7 @@ from ipr_lite.study.tables.figures import figures, write_comparison
 from ipr_lite.study.tables.lab import lab, lab_estimators
 from ipr_lite.study.tables.map import when_steps_help
 from ipr_lite.study.tables.papers import all_papers, papers_claims, papers_gains, search_claims, searches
+from ipr_lite.study.tables.rates import all_rates, rate_claims
 from ipr_lite.study.tables.real_llm import real_llm
 from ipr_lite.study.tables.results import FIRST_BASE, RESULTS_FOLDER, Results, difference_cell, mean_cell, verdicts
 from ipr_lite.study.tables.step_rewards import case_studies, estimator, fig3, fig4, same_outcome
@@ -75,6 +76,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "papers": all_papers,
     "papers-gains": papers_gains,
     "papers-claims": papers_claims,
+    "rates": all_rates,
+    "rates-claims": rate_claims,
     "searches": searches,
     "searches-claims": search_claims,
 }
