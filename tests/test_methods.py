@@ -462,3 +462,20 @@ def test_dev_can_be_scored_without_a_look_at_test(lab, tmp_path):
     )
     assert set(read_results(tmp_path / "r.csv")["split"]) == {"dev"}
     assert not list((place / "evaluations").glob("*-test.jsonl"))
+
+
+# --- search with a judge --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["armap", "agentrm"])
+def test_who_searches_answers_every_task_and_says_what_it_spent(lab, method):
+    """Rows of the whole cell; the second time nothing is played."""
+    (row,) = compare_module.cell_rows(lab, method, "test")
+    assert row["n"] == SMALL.test and 0 <= row["reward"] <= 1 and row["env_steps"] > 0 and row["updates"] > 0
+    again = compare_module.cell_rows(Run(lab.config, lab.folder, quiet=True), method, "test")
+    assert [row] == again
+
+
+def test_orps_in_a_world_without_queries(lab):
+    with pytest.raises(ValueError, match="orps executes queries; the world 'shop' has none"):
+        compare_module.cell_rows(lab, "orps", "test")
