@@ -2,6 +2,7 @@
 
 import math
 import re
+from statistics import stdev
 
 import pandas as pd
 import pytest
@@ -270,27 +271,39 @@ def test_the_budgets_figure_draws_a_point_a_round(two_budgets):
     assert drawn["eto"] == drawn["ipr"] == [4000, 8000] and drawn["eto, as its paper explores"] == [500, 1000]
 
 
-def test_searches_are_told_by_world(tmp_path):
-    """A beam above its clone in every seed; at the database only two seeds."""
-    for world, seeds in (("shop", 3), ("sql", 2)):
+def test_searches_are_told_by_world_and_by_task(tmp_path):
+    """A beam that gains .1 on one task of four and .3 on another; at the database one seed."""
+    gains = {"sft": (0, 0, 0, 0), "best-of-n": (0.1, 0.1, 0, 0), "agentrm": (0.1, 0.3, 0, 0), "orps": (0.1, 0.3, 0, 0)}
+    for world, seeds in (("shop", 2), ("sql", 1)):
         rows = [
             row(
-                method, seed, level + 0.01 * seed + 1e-4 * (seed == 1) * (method == "agentrm"), env=world, env_steps=900
+                method,
+                seed,
+                0.5 + sum(more) / 4,
+                env=world,
+                env_steps=900,
+                panel="p",
+                episodes="e",
+                rewards=[0.5 + gain for gain in more],
             )
-            for method, level in (("sft", 0.5), ("best-of-n", 0.6), ("agentrm", 0.7), ("orps", 0.7), ("armap", 0.5))
+            for method, more in gains.items()
             for seed in range(seeds)
         ]
         add_results(tmp_path / f"{world}_judges.csv", rows, "x")
+        add_task_rewards(tmp_path / f"{world}_judges.csv", rows, "x")
     lines = [
         [c.strip() for c in line.split("|")[1:-1]] for line in tables.TABLES["searches"](tmp_path).splitlines()[2:]
     ]
     cells = {(world, method): rest for world, method, *rest in lines}
-    assert cells["shop", "agentrm"][2].startswith("+0.200") and cells["shop", "agentrm"][3].startswith("+0.100")
-    assert cells["shop", "agentrm"][0] == "900" and cells["shop", "agentrm"][1].endswith("[3]")
-    assert cells["sql", "orps"][1].endswith("[2]") and cells["sql", "best-of-n-oracle"][:2] == ["-", "-"]
+    half = stdev((0.1, 0.3, 0, 0)) / 2 * t.ppf(0.975, 3)
+    assert cells["shop", "agentrm"][2].startswith(f"+0.100 ({0.1 - half:.3f} to {0.1 + half:.3f})")
+    assert cells["shop", "agentrm"][2].endswith("[2]") and cells["shop", "agentrm"][3].startswith("+0.050")
+    assert cells["shop", "agentrm"][0] == "900" and cells["sql", "orps"][2].endswith("[1]")
+    assert cells["sql", "best-of-n-oracle"] == ["-", "-", "", ""] and cells["shop", "sft"][2] == ""
     claims = tables.TABLES["searches-claims"](tmp_path).splitlines()[2:]
     told = [[c.strip() for c in line.split("|")[1:-1]] for line in claims]
-    assert told[0][0] == "shop: agentrm minus sft" and told[0][2] == "above" and "0.000 (" in told[3][1]
+    assert told[0] == ["shop: agentrm minus sft", cells["shop", "agentrm"][2]]
+    assert told[2][1] == "-" and told[3][1].startswith("+0.000")
 
 
 def test_each_method_has_the_rate_that_dev_likes_best(tmp_path):
@@ -307,8 +320,7 @@ def test_each_method_has_the_rate_that_dev_likes_best(tmp_path):
         for seed in range(3)
     ]
     add_results(tmp_path / "shop_rates.csv", rows, "x")
-    add_results(tmp_path / "shop_table2.csv", [row("ipr", seed, 0.6, iteration=1) for seed in range(2)], "x")
-    add_results(tmp_path / "shop_headline.csv", [row("ipr", seed, 0.6, iteration=1) for seed in (2, 3)], "x")
+    add_results(tmp_path / "shop_table2.csv", [row("ipr", seed, 0.6, iteration=1) for seed in (0, 1, 2, 3, 16)], "x")
     assert [rates.best_rate(who, tmp_path) for who in rates.WHO] == ["5e-4", "2e-4", "5e-4"]
     lines = tables.TABLES["rates"](tmp_path).splitlines()[2:]
     first, second, third = ([c.strip() for c in line.split("|")[1:-1]] for line in lines)

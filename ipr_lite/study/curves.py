@@ -116,7 +116,11 @@ def searches(found: pd.DataFrame) -> Figure:
             colour, marker = style_of(JUDGES.get(judge, judge))
             label = f"best of N, judge: {judge}" if judge in JUDGES else f"beam: {judge}"
             axis.plot(points["actions"], points["reward"], marker=marker, color=colour, label=label, markersize=7)
-        axis.set(xscale="log", xlabel="actions for one task", title=f"{world} (n = {mine['seed'].nunique()} seeds)")
+        seeds = mine["seed"].nunique()
+        axis.set(xscale="log", xlabel="actions for one task", title=f"{world} (n = {seeds} seed{'s' * (seeds > 1)})")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.xaxis.set_minor_formatter("")
         axis.legend(fontsize=8, frameon=False)
     axes[0].set_ylabel("mean reward on test")
     return titled(figure, "What searching buys depends on the judge", "N = 1, 2, 3, 5, 10 episodes of the same clone")

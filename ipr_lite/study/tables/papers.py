@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from ipr_lite.study.power import Moments, answers
-from ipr_lite.study.results import difference, markdown_table
+from ipr_lite.study.power import Moments, answers, by_seed
+from ipr_lite.study.results import TASKS, difference, markdown_table, read_table
+from ipr_lite.study.tables.real_llm import gain_cell
 from ipr_lite.study.tables.results import RESULTS_FOLDER, Results, difference_cell, mean_cell
 
 ROWS = (
@@ -94,39 +96,38 @@ SEARCH_CLAIMS = (
 
 
 def searches(folder: Path = RESULTS_FOLDER) -> str:
-    """Who searches, on test: reward beside the clone's and the best of ten's, and the actions for labels and search."""
+    """Who searches, on test: reward beside the clone's and the best of ten's on the same tasks, actions for labels and search."""
     results, lines = Results("judges", folder), []
     for world, methods in SEARCHES.items():
-        found = {method: results.rewards(world, "test", method) for method in methods}
+        found = {method: by_task(world, method, folder) for method in methods}
         for method in methods:
+            actions = results.of(world, "test", method)["env_steps"].mean()
             beside = [
-                "" if method == other else difference_cell(difference(found[method], found[other]))
+                gain_cell(found[method], found[other])
+                if method != other and found[method].keys() & found[other]
+                else ""
                 for other in ("sft", "best-of-n")
             ]
-            actions = results.of(world, "test", method)["env_steps"].mean()
-            spent = f"{actions:,.0f}" if found[method] else "-"
-            lines.append((world, method, spent, mean_cell(found[method], method), *beside))
-    header = (
-        "world",
-        "method",
-        "actions",
-        "reward",
-        "minus SFT, detectable [seeds]",
-        "minus best-of-n, detectable [seeds]",
-    )
+            reward = mean_cell({seed: rewards.mean() for seed, rewards in found[method].items()}, method)
+            lines.append((world, method, f"{actions:,.0f}" if found[method] else "-", reward, *beside))
+    over = "95 % interval over tasks, detectable [seeds]"
+    header = ("world", "method", "actions", "reward", f"minus SFT, {over}", f"minus best-of-n, {over}")
     return markdown_table(header, lines)
 
 
+def by_task(world: str, method: str, folder: Path) -> dict[int, np.ndarray]:
+    """Of a method that searches: by seed, each test task's reward."""
+    path = folder / f"{world}_judges_tasks.csv"
+    if not path.exists():
+        return {}
+    tasks = read_table(path, TASKS)
+    return by_seed(tasks[(tasks["method"] == method) & (tasks["split"] == "test")])
+
+
 def search_claims(folder: Path = RESULTS_FOLDER) -> str:
-    """The four claims, all asked at once."""
-    results = Results("judges", folder)
-    differences = [
-        difference(results.rewards(world, "test", first), results.rewards(world, "test", second))
-        for world, first, second in SEARCH_CLAIMS
-    ]
-    said = answers([Moments.behind(d[0], d[1], d[3]) for d in differences])
-    lines = [
-        (f"{world}: {first} minus {second}", difference_cell(d), verdict)
-        for (world, first, second), d, verdict in zip(SEARCH_CLAIMS, differences, said, strict=True)
-    ]
-    return markdown_table(("difference", "over seeds, detectable [seeds]", "verdict"), lines)
+    """The four claims, on the same tasks."""
+    lines = []
+    for world, first, second in SEARCH_CLAIMS:
+        mine, theirs = by_task(world, first, folder), by_task(world, second, folder)
+        lines.append((f"{world}: {first} minus {second}", gain_cell(mine, theirs) if mine.keys() & theirs else "-"))
+    return markdown_table(("difference", "95 % interval over tasks, detectable [seeds]"), lines)
