@@ -50,11 +50,11 @@ def optima(run: Run) -> list[str]:
     return rounds(run, "optima", learn)
 
 
-def branched(run: Run, trunks: list[Trajectory], player: Player, agent: str) -> list[tuple[int, list[Trajectory]]]:
+def branched(run: Run, firsts: list[Trajectory], player: Player, agent: str) -> list[tuple[int, list[Trajectory]]]:
     """Of every episode a step, drawn at random, and `TRIES` episodes that go on from before it."""
-    steps = [random.Random(stable_seed(agent, t.id, t.seed)).randint(1, t.steps) for t in trunks]
+    steps = [random.Random(stable_seed(agent, t.id, t.seed)).randint(1, t.steps) for t in firsts]
     episodes = []
-    for t, step in zip(trunks, steps, strict=True):
+    for t, step in zip(firsts, steps, strict=True):
         before = states_along(run.env, t)[step - 1]
         seeds = [stable_seed(run.config.seed, agent, t.id, t.seed, n) for n in range(TRIES)]
         episodes += [Episode(before.clone(), t.task, t.prefix(step), seed) for seed in seeds]
