@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from ipr_lite import envs
 from ipr_lite.engine.folder import fill_atomically
-from ipr_lite.methods.best_of_n import best, cloned
+from ipr_lite.methods.best_of_n import N, best, cloned
 from ipr_lite.methods.learned_rewards import last_scores
 from ipr_lite.methods.method import Method
 from ipr_lite.methods.reward_model import Example, RewardModel, fit
@@ -103,4 +103,4 @@ def by_hindsight(run: Run, agent: str, split: str) -> list[Trajectory]:
     return best(run, split, agent, partial(last_scores, run, model), ("armap-model",))
 
 
-ARMAP = Method("armap", "the best of 10 by hindsight", cloned("armap"), "#661100", "$a$", by_hindsight)
+ARMAP = Method("armap", f"the best of {N} by hindsight", cloned("armap"), "#661100", "$a$", by_hindsight)

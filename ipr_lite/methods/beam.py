@@ -105,7 +105,7 @@ def searched(judge: Callable, run: Run, agent: str, split: str) -> list[Trajecto
     """`Method.play`: the tasks of a split by beam search; kept in the run's folder."""
 
     def play():
-        reward_model(run)
+        reward_model(run)  # its labels are part of what the search costs
         before = run.spent(["reward-model"])
         found, player = search(run, run.tasks(split), agent, judge)
         tokens = player.tokens_written + before["tokens"]
