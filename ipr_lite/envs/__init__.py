@@ -16,6 +16,8 @@ PLACES = {
     "all": "ipr_lite.envs.all:WORLD",
     "shop-2": "ipr_lite.envs.shop.errands:TWO",
     "shop-3": "ipr_lite.envs.shop.errands:THREE",
+    "shop-renamed": "ipr_lite.envs.renamed:SHOP",
+    "house-renamed": "ipr_lite.envs.renamed:HOUSE",
     "lab-4": "ipr_lite.envs.lab:FOUR",
     "lab-12": "ipr_lite.envs.lab:TWELVE",
 }

@@ -18,33 +18,32 @@ import random
 from statistics import fmean
 
 from ipr_lite.methods.eto import contrasted
-from ipr_lite.methods.explored import round_budget, rounds
+from ipr_lite.methods.explored import in_turns, rounds, said_from
 from ipr_lite.methods.method import Method
-from ipr_lite.records import Pair, Trajectory
+from ipr_lite.records import Pair, Task, Trajectory
 from ipr_lite.rollout import Episode, Player, stable_seed, states_along
 from ipr_lite.run import Log, Run, Weights
 
 LENGTH = 0.4
 BEST, GAP = 0.25, 0.1
 TRIES = 6
-CHUNK = 20
-"""So many tasks are played at once, until IPR's actions are spent; with `budget="paper"` until every task had its turn."""
 
 
 def optima(run: Run) -> list[str]:
     """The policy after every round."""
 
     def learn(number: int, weights: Weights) -> tuple[Weights, Log]:
-        agent, budget = f"optima-{number}", round_budget(run, number)
-        player = run.player(weights, 1.0, agent)
-        tasks, families, part = list({t.id: t.task for t in run.demonstrations()}.values()), [], 0
-        while player.actions_taken < budget if budget else part * CHUNK < len(tasks):
-            some = [tasks[(part * CHUNK + i) % len(tasks)] for i in range(min(CHUNK, len(tasks)))]
-            starts = [run.start(task, stable_seed(run.config.seed, agent, part, task.id)) for task in some]
-            families += branched(run, [t for t in player.play(starts, run.bar(agent)) if t.steps], player, agent)
-            part += 1
+        agent = f"optima-{number}"
+
+        def play(tasks: list[Task], turn: int) -> tuple[list, dict[str, int]]:
+            player = run.player(weights, 1.0, agent)
+            starts = [run.start(task, stable_seed(run.config.seed, agent, turn, task.id)) for task in tasks]
+            firsts = [t for t in player.play(starts, run.bar(agent)) if t.steps]
+            families = branched(run, firsts, player, agent)
+            return families, {"env_steps": player.actions_taken, "tokens": player.tokens_written}
+
+        families, spent = in_turns(run, number, play)
         pairs = wider_half([pair for step, family in families if (pair := best_and_worst(run, step, family))])
-        spent = {"env_steps": player.actions_taken, "tokens": player.tokens_written}
         return contrasted(run, "optima", number, pairs, weights, spent, w_sft=run.config.w_sft)
 
     return rounds(run, "optima", learn)
@@ -81,9 +80,7 @@ def best_and_worst(run: Run, step: int, family: list[Trajectory]) -> Pair | None
         return None
     chosen = max(branches[best], key=lambda t: worth(t, run.env.max_steps))
     rejected = min(branches[worst], key=lambda t: worth(t, run.env.max_steps))
-    sides = [t.suffix(step) for t in (chosen, rejected)]
-    # A conversation that ran out of room ends with an observation, which nobody answered.
-    sides = [side[:-1] if side[-1]["role"] == "user" else side for side in sides]
+    sides = (said_from(t, step) for t in (chosen, rejected))
     return Pair(
         chosen.prefix(step), *sides, "outcome" if step == 1 else "step", chosen.id, step,
         values[best], values[worst], chosen.reward, rejected.reward,
