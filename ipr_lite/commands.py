@@ -299,14 +299,15 @@ def transfer(
     data: Data = None,
     split: Annotated[str, "of that world's tasks"] = "test",
     limit: Annotated[Count, "tasks"] = 300,
+    agents: Annotated[Words, "of the run; default: base, sft, ipr as dev chose it, careful"] = (),
     results: Annotated[Path | None, "a results file to add to; default: none"] = None,
 ):
-    """A finished run's agents on other data, such as the original's."""
+    """A run's agents on other data, such as the original's, or in another world."""
     from ipr_lite.study import transfer as t
     from ipr_lite.study.results import add_results, results_table
 
     for folder in run:
-        found = t.transfer(folder, data, split, limit, env)
+        found = t.transfer(folder, data, split, limit, env, agents)
         print(f"{folder}\n{results_table(found)}")
         if results:
             add_results(results, t.results_rows(folder, found, data, env), command)

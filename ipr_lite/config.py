@@ -29,8 +29,8 @@ class Config:
     """
 
     env: str = "shop"
-    """The world: shop, sql, house, all (the three at once), shop-2 or shop-3 (errands of two or three purchases), lab-4 or lab-12
-    (so many decisions, one outcome)."""
+    """The world: shop, sql, house, all (the three at once), shop-2 or shop-3 (errands of two or three purchases), shop-renamed or
+    house-renamed (the same in other words), lab-4 or lab-12 (so many decisions, one outcome)."""
     data: str | None = None
     """A folder with the original benchmark's data. Default: the generated world."""
     recorded: str | None = None

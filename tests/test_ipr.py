@@ -128,6 +128,11 @@ def test_transfer_tries_the_agents_elsewhere(finished, tmp_path, capsys):
     assert f"ipr-{ipr['iteration']}" in (finished / "selected.json").read_text()
     rows = read_metrics(finished / "transfer-dev.csv")
     assert [row["n"] for row in rows] == [2] * 4 and rows[-1]["reward"] == 1
+    elsewhere = ["transfer", str(finished), "--env", "shop-renamed", "--limit", "3"]
+    assert main([*elsewhere, "--agents", "sft", "ipr-1", "--results", str(results)]) == 0
+    added = read_results(results)[lambda rows: rows["env"] == "shop-renamed"]
+    assert dict(zip(added["method"], added["n"], strict=True)) == {"sft": 3, "ipr-1": 3}
+    assert main([*elsewhere, "--agents", "nobody"]) == 2
     for left in finished.glob("transfer-*.csv"):
         left.unlink()
     assert main(["transfer", str(tmp_path)]) == 2

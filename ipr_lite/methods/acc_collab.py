@@ -1,11 +1,12 @@
 """ACC-Collab (Estornell et al., ICLR 2025): an actor and a critic, trained in turn for what they reach together.
 
 The actor plays a task; the critic reads what it did and writes a comment; the actor plays again with the comment in view.
-Each round, from the training tasks,
-1. for each task the critic writes `COMMENTS` comments, and two are guided: what the demonstrator did and the actor did not,
-   and the same of another task, which leads astray;
-2. a comment is worth the mean outcome of N second tries with it; the best over the worst trains the critic by DPO;
-3. under each comment the best second try over the worst trains the actor.
+Each round, from the training tasks:
+
+1. For each task the critic writes `COMMENTS` comments, and two are guided: what the demonstrator did and the actor did not,
+   and the same of another task, which leads astray.
+2. A comment is worth the mean outcome of N second tries with it; the best over the worst trains the critic by DPO.
+3. Under each comment the best second try over the worst trains the actor.
 
 Both learn their part from the demonstrations first: `acc-collab-sft`. The paper's answer questions, for several turns;
 its actor is guided, too, and samples with the critic already trained.
@@ -110,8 +111,8 @@ def together(run: Run, agent: str, split: str) -> list[Trajectory]:
     return advice.kept(run, agent, split, play)
 
 
-ACC = Method("acc-collab", "a second try, after the critic's comment", acc_collab, "#8b0000", "p", together)
+ACC = Method("acc-collab", "a second try, after the critic's comment", acc_collab, "#8b0000", "$c$", together)
 ACC_SFT = Method(
-    "acc-collab-sft", "the same, actor and critic as cloned", advice.untrained("acc-collab-sft", roles), "#cd5c5c", "|",
+    "acc-collab-sft", "the same, actor and critic as cloned", advice.untrained("acc-collab-sft", roles), "#cd5c5c", "$s$",
     together,
 )  # fmt: skip

@@ -34,12 +34,12 @@ def mixed(run: Run, own: bool, others: int) -> list[Trajectory]:
 
 
 AGENTBANK_OUT = Method(
-    "agentbank-out", "clone the other worlds alone", partial(bank, "agentbank-out", False, 2), "#a9a9a9", "3",
+    "agentbank-out", "clone the other worlds alone", partial(bank, "agentbank-out", False, 2), "#a9a9a9", "$0$",
     from_base=True,
 )  # fmt: skip
 AGENTBANK_2 = Method(
-    "agentbank-2", "clone two worlds", partial(bank, "agentbank-2", True, 1), "#5f9ea0", "X", from_base=True
+    "agentbank-2", "clone two worlds", partial(bank, "agentbank-2", True, 1), "#5f9ea0", "$2$", from_base=True
 )
 AGENTBANK = Method(
-    "agentbank", "clone three worlds", partial(bank, "agentbank", True, 2), "#006d6f", "P", from_base=True
+    "agentbank", "clone three worlds", partial(bank, "agentbank", True, 2), "#006d6f", "$3$", from_base=True
 )

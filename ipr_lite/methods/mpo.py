@@ -94,11 +94,11 @@ def trained(name: str, run: Run) -> list[str]:
 
 
 INSTRUCTED, THOUGHT = partial(planned, advice.below), partial(planned, in_thought)
-MPO = Method("mpo", "plans that served the frozen agent well", mpo, "#b8860b", "*", INSTRUCTED)
+MPO = Method("mpo", "plans that served the frozen agent well", mpo, "#b8860b", "$m$", INSTRUCTED)
 MPO_THOUGHT = Method(
-    "mpo-thought", "the same plans, as the agent's thought", partial(trained, "mpo-thought"), "#d9b866", "1", THOUGHT,
+    "mpo-thought", "the same plans, as the agent's thought", partial(trained, "mpo-thought"), "#d9b866", "$t$", THOUGHT,
     stage="mpo/{round}",
 )  # fmt: skip
 MPO_SFT = Method(
-    "mpo-sft", "plans cloned from demonstrations", advice.untrained("mpo-sft", roles), "#7a5c00", "2", INSTRUCTED
+    "mpo-sft", "plans cloned from demonstrations", advice.untrained("mpo-sft", roles), "#7a5c00", "$p$", INSTRUCTED
 )

@@ -27,16 +27,13 @@ TRIES = 20
 
 
 def refined(name: str, weight: int, run: Run) -> list[str]:
-    """SFT from the base, for as many updates as SFT takes; `weight`: of the wrong turns. Raises ValueError where the world
-    refuses nothing (the database answers errors, and goes on)."""
+    """SFT from the base, for as many updates as SFT takes; `weight`: of the wrong turns."""
 
     def clone():
         demonstrations = run.demonstrations()
         states = run.states(demonstrations)
         actions = [action for t in demonstrations for action in t.actions]
         told = [with_wrong_turns(t, states[t.key], actions, weight, run.config.seed) for t in demonstrations]
-        if all(t.steps == demonstration.steps for t, demonstration in zip(told, demonstrations, strict=True)):
-            raise ValueError(f"{name}: the world {run.env.name!r} refuses no action, so that there are no wrong turns")
         return run.clone(told, run.spent(["sft"])["updates"])
 
     run.sft()
@@ -62,20 +59,31 @@ def with_wrong_turns(
 def refused(
     before: TextEnv, trajectory: Trajectory, step: int, actions: Sequence[str], rng: random.Random
 ) -> tuple[str, str] | None:
-    """An action that the world refuses here, leaving everything as it was, and what it says to that; None where `TRIES`
-    find none."""
+    """An action that the world refuses here, and what it says to that; None where `TRIES` find none.
+
+    The demonstrator's own action then does what it did without it: observation, reward, and whether that ends the episode.
+    """
+
+    def answer(env: TextEnv) -> tuple[str, float, bool]:
+        return take(env, trajectory.task, step, trajectory.actions[step - 1])[:3]
+
     for message in rng.choices(actions, k=TRIES):
         env = before.clone()
         complaint, _, terminated, truncated, info = take(env, trajectory.task, step, message)
-        if info["invalid"] and not (terminated or truncated) and env.state() == before.state():
+        if info["invalid"] and not (terminated or truncated) and answer(env) == answer(before.clone()):
             return message, complaint
     return None
 
 
 REFINE = Method(
-    "agentrefine", "wrong turns, read and corrected", partial(refined, "agentrefine", 0), "#4b0082", "<", from_base=True
+    "agentrefine",
+    "wrong turns, read and corrected",
+    partial(refined, "agentrefine", 0),
+    "#4b0082",
+    "$r$",
+    from_base=True,
 )
 REFINE_UNMASKED = Method(
-    "agentrefine-unmasked", "wrong turns, cloned too", partial(refined, "agentrefine-unmasked", 1), "#9370db", ">",
+    "agentrefine-unmasked", "wrong turns, cloned too", partial(refined, "agentrefine-unmasked", 1), "#9370db", "$u$",
     from_base=True,
 )  # fmt: skip
