@@ -319,12 +319,12 @@ class Run(Folder):
             trajectory.extra["invalid"] = 0
         return played
 
-    def select(self, agents: list[str] | None = None, name: str = "selected.json") -> str:
-        """Choose among agents on dev (default: IPR's rounds) and write it down; test has not been looked at yet."""
+    def select(self, agents: list[str] | None = None, name: str = "selected.json", play: Callable = evaluate) -> str:
+        """Choose among agents on dev (default: IPR's rounds), as `play` plays them, and write it down, before any look at test."""
         path = self.folder / name
         if not path.exists():
             agents = agents or [f"ipr-{i}" for i in range(1, self.config.iterations + 1)]
-            dev = {agent: summarize(self.evaluate(agent, "dev"), agent, "dev")["reward"] for agent in agents}
+            dev = {agent: summarize(play(self, agent, "dev"), agent, "dev")["reward"] for agent in agents}
             best = max(dev, key=dev.get)
             write_atomically(path, json.dumps({"agent": best, "dev": dev}, indent=1) + "\n")
         return read_json(path, dict, "remove the file")["agent"]

@@ -124,3 +124,17 @@ def test_banks_hold_the_worlds_they_name(run):
     assert {t.task.env for t in both[:2]} == {"shop", "sql"} and [t.id for t in both if t.task.env == "shop"] == mine
     assert {t.task.env for t in bank.mixed(run, False, 2)} == {"sql", "house"}
     assert {t.task.env for t in bank.mixed(run, True, 2)[:3]} == {"shop", "sql", "house"}
+
+
+def test_dev_chooses_among_rounds_as_they_are_played(run, monkeypatch):
+    """A planner's adapter is no policy: played as one, dev would choose among numbers that mean nothing."""
+    from ipr_lite.methods.method import Method
+    from ipr_lite.study import compare
+
+    reward = {("two-1", "dev"): 0.2, ("two-2", "dev"): 0.1, ("two-1", "test"): 0.4, ("two-2", "test"): 0.7}
+    stub = Method(
+        "two", "", lambda run: ["two-1", "two-2"], "", "", lambda run, agent, split: [episode(reward[agent, split])] * 2
+    )
+    monkeypatch.setitem(METHODS, "two", stub)
+    rows = compare.cell_rows(run, "two", "test")
+    assert [(row["reward"], row["selected"]) for row in rows if row["split"] == "test"] == [(0.4, 1), (0.7, 0)]

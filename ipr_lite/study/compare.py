@@ -104,7 +104,7 @@ def cell_rows(run: Run, name: str, split: str) -> list[dict]:
     agents = method.train(run)
     chosen = agents[0]
     if len(agents) > 1:
-        chosen = run.select(agents, "selected.json" if name == "ipr" else f"selected-{name}.json")
+        chosen = run.select(agents, "selected.json" if name == "ipr" else f"selected-{name}.json", method.play)
     rows = []
     for number, agent in enumerate(agents, start=1):
         played = by_part(method.play(run, agent, split), split)
