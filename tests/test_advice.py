@@ -30,6 +30,7 @@ def test_outline_by_hand():
     outlines = Outlines(SHOP, [bought, other, other])
     assert outlines.common == {"search", "click", "blue", "hat", "b4838", "buy", "now"}
     outlines = Outlines(SHOP, [bought, other])
+    assert {"small", "hat", "search"} <= outlines.common
     outlines.common -= {"b0714", "b4838", "small", "red", "shirt", "blue", "hat"}  # each said by half of two
     assert outlines.of(bought) == ["search[red shirt]", "click[it]", "click[small]", "click[buy now]"]
     again = episode(0, "search[cheap red shirt]", "click[B1]", "click[B2]", "click[Mavuton Shirt]")
