@@ -16,7 +16,7 @@ from ipr_lite.envs import house, shop
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.envs.people import People, Person
 from ipr_lite.envs.world import Data, World
-from ipr_lite.records import Message, Task
+from ipr_lite.records import Task
 
 SHOP_NAMES = {"Buy Now": "Purchase", "Back to Search": "Start Over", "< Prev": "< Return"}
 HOUSE_NAMES = {"go to": "walk to", "take": "grab", "put": "place"}
@@ -37,7 +37,7 @@ class Renamed(TextEnv):
 
     @property
     def tasks(self) -> list[Task]:
-        return [self._here(task) for task in self.world.tasks]
+        return [replace(task, env=self.name) for task in self.world.tasks]
 
     def swapped(self, text: str) -> str:
         """A text with every name in place of the other; doing it twice gives the text back, but for capitals."""
@@ -62,9 +62,6 @@ class Renamed(TextEnv):
     def message(self, action: str, thought: str = "") -> str:
         return self.world.message(action, thought)
 
-    def messages(self, observation: str, task: Task) -> list[Message]:
-        return [{"role": "system", "content": self.system_prompt}, {"role": "user", "content": observation}]
-
     def clone(self) -> Renamed:
         other = copy.copy(self)
         other.world = self.world.clone()
@@ -73,9 +70,6 @@ class Renamed(TextEnv):
 
     def page_score(self) -> float:
         return self.world.page_score()
-
-    def _here(self, task: Task) -> Task:
-        return replace(task, env=self.name)
 
 
 class Translator:

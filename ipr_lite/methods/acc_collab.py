@@ -19,8 +19,8 @@ from functools import partial
 
 from ipr_lite.methods import advice
 from ipr_lite.methods.eto import contrasted
-from ipr_lite.methods.explored import best_over_worst, in_turns, rounds
-from ipr_lite.methods.method import Method
+from ipr_lite.methods.explored import best_over_worst, in_turns, rounds, total
+from ipr_lite.methods.method import Method, kept, prepared
 from ipr_lite.methods.outline import Outlines
 from ipr_lite.records import Message, Task, Trajectory, read_trajectories, write_trajectories
 from ipr_lite.rollout import stable_seed
@@ -55,9 +55,9 @@ def roles(run: Run) -> tuple[Weights, Weights]:
 
 
 def after(run: Run, number: int) -> tuple[Weights, ...]:
-    """Both after so many rounds."""
-    names = (f"acc-collab-{number}", f"acc-collab-critic-{number}")
-    return tuple(run.load(run.folder / name) for name in names) if number else roles(run)
+    """Both after so many rounds; 0: as cloned."""
+    names = (str(number), f"critic-{number}") if number else ("actor", "critic")
+    return tuple(run.load(run.folder / f"acc-collab-{name}") for name in names)
 
 
 def acc_collab(run: Run) -> list[str]:
@@ -91,7 +91,7 @@ def compared(run: Run, actor: Weights, critic: Weights, tasks: list[Task], name:
         ("critic", advice.preferred(s.messages, each, GAP, s.task.id)) for s, each in zip(shown, tries, strict=True)
     ]
     found += [("actor", best_over_worst(again, GAP)) for each in tries for again in each.values()]
-    return [(role, pair) for role, pair in found if pair], advice.total(first, asked, second)
+    return [(role, pair) for role, pair in found if pair], total(first, asked, second)
 
 
 def together(run: Run, agent: str, split: str) -> list[Trajectory]:
@@ -108,11 +108,11 @@ def together(run: Run, agent: str, split: str) -> list[Trajectory]:
         again = [run.start(task, 0) for task in run.tasks(split)]
         return advice.act(run, actor, agent, again, [one for (one,) in comments], 0.0)[0]
 
-    return advice.kept(run, agent, split, play)
+    return kept(run, agent, split, play)
 
 
 ACC = Method("acc-collab", "a second try, after the critic's comment", acc_collab, "#8b0000", "$c$", together)
 ACC_SFT = Method(
-    "acc-collab-sft", "the same, actor and critic as cloned", advice.untrained("acc-collab-sft", roles), "#cd5c5c", "$s$",
+    "acc-collab-sft", "the same, actor and critic as cloned", prepared("acc-collab-sft", roles), "#cd5c5c", "$s$",
     together,
 )  # fmt: skip

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from ipr_lite.records import Message, Pair, Trajectory, read_trajectories, write_trajectories
+from ipr_lite.methods.explored import cost
+from ipr_lite.records import Message, Pair, Trajectory
 from ipr_lite.rollout import Episode, stable_seed
 from ipr_lite.run import Log, Run, Weights
 
@@ -39,8 +40,8 @@ def write(
     turns = player.play(each, run.bar(name))
     # The line goes into a prompt, whatever a model wrote: one line, no more.
     lines = [t.actions[-1].partition("\n")[0] if t.actions else "" for t in turns]
-    cost = {"env_steps": 0, "tokens": player.tokens_written}
-    return [lines[i : i + n] for i in range(0, len(lines), n)], cost
+    # A line is no action in the world.
+    return [lines[i : i + n] for i in range(0, len(lines), n)], cost(player) | {"env_steps": 0}
 
 
 def act(
@@ -50,7 +51,7 @@ def act(
     """The actor's episodes, each with its line of advice in place; and what that cost."""
     player = run.player(weights, temperature, name)
     told = [replace(start, messages=place(start.messages, line)) for start, line in zip(starts, lines, strict=True)]
-    return player.play(told, run.bar(name)), {"env_steps": player.actions_taken, "tokens": player.tokens_written}
+    return player.play(told, run.bar(name)), cost(player)
 
 
 def tried(
@@ -63,11 +64,11 @@ def tried(
         for line in dict.fromkeys(some)
         for sample in range(run.config.samples)
     ]
-    played, cost = act(run, weights, name, [start for *_, start in tries], [line for _, line, _ in tries])
+    played, spent = act(run, weights, name, [start for *_, start in tries], [line for _, line, _ in tries])
     found: list[dict[str, list[Trajectory]]] = [{} for _ in starts]
     for (i, line, _), trajectory in zip(tries, played, strict=True):
         found[i].setdefault(line, []).append(trajectory)
-    return found, cost
+    return found, spent
 
 
 def preferred(prompt: list[Message], tries: dict[str, list[Trajectory]], gap: float, id: str) -> Pair | None:
@@ -78,11 +79,6 @@ def preferred(prompt: list[Message], tries: dict[str, list[Trajectory]], gap: fl
         return None
     sides = ([{"role": "assistant", "content": line}] for line in (best, worst))
     return Pair(prompt, *sides, "outcome", id, 1, chosen_outcome=values[best], rejected_outcome=values[worst])
-
-
-def total(*amounts: dict[str, int]) -> dict[str, int]:
-    """What several stages cost together."""
-    return {what: sum(some[what] for some in amounts) for what in ("env_steps", "tokens")}
 
 
 def role(run: Run, name: str, conversations: Sequence[tuple[Trajectory, list[Message]]]) -> Weights:
@@ -96,19 +92,3 @@ def role(run: Run, name: str, conversations: Sequence[tuple[Trajectory, list[Mes
         return weights, log
 
     return run.adapter(run.folder / name, run.folder / f"{name}_log.csv", made)
-
-
-def kept(run: Run, agent: str, split: str, play: Callable[[], list[Trajectory]]) -> list[Trajectory]:
-    """The episodes of an agent on a split, kept in the run's folder."""
-    path = run.folder / "evaluations" / f"{agent}-{split}.jsonl"
-    return run.keep(path, play, read_trajectories, write_trajectories)
-
-
-def untrained(name: str, roles: Callable[[Run], object]) -> Callable[[Run], list[str]]:
-    """`Method.train`: both roles as they were cloned."""
-
-    def train(run: Run) -> list[str]:
-        roles(run)
-        return [name]
-
-    return train

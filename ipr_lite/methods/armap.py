@@ -20,9 +20,9 @@ import torch.nn.functional as F
 
 from ipr_lite import envs
 from ipr_lite.engine.folder import fill_atomically
-from ipr_lite.methods.best_of_n import N, best, cloned
+from ipr_lite.methods.best_of_n import N, best
 from ipr_lite.methods.learned_rewards import last_scores
-from ipr_lite.methods.method import Method
+from ipr_lite.methods.method import Method, prepared
 from ipr_lite.methods.reward_model import Example, RewardModel, fit
 from ipr_lite.records import Message, Trajectory
 from ipr_lite.rollout import stable_seed
@@ -103,4 +103,4 @@ def by_hindsight(run: Run, agent: str, split: str) -> list[Trajectory]:
     return best(run, split, agent, partial(last_scores, run, model), ("armap-model",))
 
 
-ARMAP = Method("armap", f"the best of {N} by hindsight", cloned("armap"), "#661100", "$a$", by_hindsight)
+ARMAP = Method("armap", f"the best of {N} by hindsight", prepared("armap"), "#661100", "$a$", by_hindsight)

@@ -17,10 +17,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ipr_lite.envs.base import TextEnv
-from ipr_lite.methods.best_of_n import cloned
 from ipr_lite.methods.learned_rewards import reward_model
-from ipr_lite.methods.method import Method
-from ipr_lite.records import Message, Task, Trajectory, read_trajectories, write_trajectories
+from ipr_lite.methods.method import Method, kept, prepared
+from ipr_lite.records import Message, Task, Trajectory
 from ipr_lite.rollout import Episode, stable_seed, take
 from ipr_lite.run import Run
 
@@ -112,8 +111,9 @@ def searched(judge: Callable, run: Run, agent: str, split: str) -> list[Trajecto
         run.spend(f"{agent}/1", env_steps=player.actions_taken + before["env_steps"], tokens=tokens)
         return found
 
-    path = run.folder / "evaluations" / f"{agent}-{split}.jsonl"
-    return run.keep(path, play, read_trajectories, write_trajectories)
+    return kept(run, agent, split, play)
 
 
-AGENTRM = Method("agentrm", "a beam by the model", cloned("agentrm"), "#2e8b57", "$b$", partial(searched, by_the_model))
+AGENTRM = Method(
+    "agentrm", "a beam by the model", prepared("agentrm"), "#2e8b57", "$b$", partial(searched, by_the_model)
+)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from functools import partial
 
 from ipr_lite.methods.learned_rewards import last_scores, reward_model
-from ipr_lite.methods.method import Method
-from ipr_lite.records import Trajectory, read_trajectories, write_trajectories
+from ipr_lite.methods.method import Method, kept, prepared
+from ipr_lite.records import Trajectory
 from ipr_lite.rollout import stable_seed
 from ipr_lite.run import Run
 
@@ -51,23 +51,17 @@ def sampled(run: Run, split: str) -> list[Trajectory]:
         seeds = [(t, stable_seed(run.config.seed, "best-of-n", t.id, n)) for t in run.tasks(split) for n in range(N)]
         return run.player(run.sft(), 1.0, "sft").play([run.start(*both) for both in seeds], run.bar("sample"))
 
-    path = run.folder / "evaluations" / f"sft-sampled-{N}-{split}.jsonl"
-    return run.keep(path, play, read_trajectories, write_trajectories)
-
-
-def cloned(name: str) -> Callable[[Run], list[str]]:
-    """`Method.train`: the SFT policy is all that is trained."""
-
-    def train(run: Run) -> list[str]:
-        run.sft()
-        return [name]
-
-    return train
+    return kept(run, f"sft-sampled-{N}", split, play)
 
 
 BEST_OF_N = Method(
-    "best-of-n", f"the best of {N} by the reward model", cloned("best-of-n"), "#88ccee", "d", by_the_model
+    "best-of-n", f"the best of {N} by the reward model", prepared("best-of-n"), "#88ccee", "d", by_the_model
 )
 BEST_OF_N_ORACLE = Method(
-    "best-of-n-oracle", f"the best of {N} by the true reward", cloned("best-of-n-oracle"), "#332288", "H", by_the_oracle
+    "best-of-n-oracle",
+    f"the best of {N} by the true reward",
+    prepared("best-of-n-oracle"),
+    "#332288",
+    "H",
+    by_the_oracle,
 )

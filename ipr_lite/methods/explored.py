@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ipr_lite.ipr import round_of
 from ipr_lite.methods.judge import judge_of
 from ipr_lite.records import Message, Pair, Task, Trajectory
-from ipr_lite.rollout import stable_seed
+from ipr_lite.rollout import Player, stable_seed
 from ipr_lite.run import Log, Run, Weights
 
 CHUNK = 20
@@ -32,17 +32,26 @@ def explored(
     """
     tasks = list({t.id: t.task for t in run.demonstrations()}.values())
     played: list[Trajectory] = []
-    spent = {"env_steps": 0, "tokens": 0}
+    spent = total()
     rest = len(tasks)
     while rest >= 1:
         number = -(-len(played) // len(tasks))
         player = run.player(weights, 0.0 if greedy_first and not played else 1.0, agent)
         episodes = [run.start(task, stable_seed(run.config.seed, agent, number, task.id)) for task in tasks[:rest]]
         played += player.play(episodes, run.bar(f"explore {agent}"))
-        spent["env_steps"] += player.actions_taken
-        spent["tokens"] += player.tokens_written
+        spent = total(spent, cost(player))
         rest = min(len(tasks), int((env_steps - spent["env_steps"]) * len(played) / max(spent["env_steps"], 1)))
     return played, spent
+
+
+def cost(player: Player) -> dict[str, int]:
+    """What a player's episodes have cost so far."""
+    return {"env_steps": player.actions_taken, "tokens": player.tokens_written}
+
+
+def total(*amounts: dict[str, int]) -> dict[str, int]:
+    """What several stages cost together."""
+    return {what: sum(some[what] for some in amounts) for what in ("env_steps", "tokens")}
 
 
 def in_turns(
@@ -51,13 +60,12 @@ def in_turns(
     """What `play(tasks, turn)` finds of the training tasks, and all that it spent: `CHUNK` tasks a turn, until IPR's
     actions of the round are spent; with `budget="paper"` until every task was played once."""
     tasks = list({t.id: t.task for t in run.demonstrations()}.values())
-    budget, found, turn = round_budget(run, number), [], 0
-    spent = {"env_steps": 0, "tokens": 0}
+    budget, found, turn, spent = round_budget(run, number), [], 0, total()
     while spent["env_steps"] < budget if budget else turn * CHUNK < len(tasks):
         some = [tasks[(turn * CHUNK + i) % len(tasks)] for i in range(min(CHUNK, len(tasks)))]
         new, amounts = play(some, turn)
         found += new
-        spent = {what: spent[what] + amounts[what] for what in spent}
+        spent = total(spent, amounts)
         turn += 1
     return found, spent
 

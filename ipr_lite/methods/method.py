@@ -5,13 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ipr_lite.records import Trajectory
+from ipr_lite.records import Trajectory, read_trajectories, write_trajectories
 from ipr_lite.run import Run
 
 
 def greedy(run: Run, agent: str, split: str) -> list[Trajectory]:
     """Greedy episodes of an agent on the tasks of a split."""
     return run.evaluate(agent, split)
+
+
+def kept(run: Run, name: str, split: str, play: Callable[[], list[Trajectory]]) -> list[Trajectory]:
+    """Episodes on a split that are played otherwise than greedily, kept in the run's folder under this name."""
+    path = run.folder / "evaluations" / f"{name}-{split}.jsonl"
+    return run.keep(path, play, read_trajectories, write_trajectories)
+
+
+def prepared(name: str, make: Callable[[Run], object] = Run.sft) -> Callable[[Run], list[str]]:
+    """`Method.train` of an agent of no rounds, with nothing to train but what `make` does."""
+
+    def train(run: Run) -> list[str]:
+        make(run)
+        return [name]
+
+    return train
 
 
 @dataclass(frozen=True)

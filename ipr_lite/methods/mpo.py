@@ -16,8 +16,8 @@ from functools import partial
 
 from ipr_lite.methods import advice
 from ipr_lite.methods.eto import contrasted
-from ipr_lite.methods.explored import in_turns, rounds
-from ipr_lite.methods.method import Method
+from ipr_lite.methods.explored import in_turns, rounds, total
+from ipr_lite.methods.method import Method, kept, prepared
 from ipr_lite.methods.outline import Outlines
 from ipr_lite.records import Message, Pair, Task, Trajectory
 from ipr_lite.rollout import stable_seed
@@ -67,7 +67,7 @@ def compared(run: Run, planner: Weights, agent: Weights, tasks: list[Task], name
         advice.preferred(start.messages, each, run.config.tau_outcome, start.task.id)
         for start, each in zip(shown, tries, strict=True)
     ]
-    return [pair for pair in pairs if pair], advice.total(asked, acted)
+    return [pair for pair in pairs if pair], total(asked, acted)
 
 
 def in_thought(messages: list[Message], plan: str) -> list[Message]:
@@ -83,9 +83,11 @@ def planned(place: Callable, run: Run, agent: str, split: str) -> list[Trajector
         starts = [run.start(task, 0) for task in run.tasks(split)]
         shown = [replace(start, messages=planning(start.messages)) for start in starts]
         plans, _ = advice.write(run, planner, agent, shown, temperature=0.0)
-        return advice.act(run, roles(run)[1], agent, starts, [plan for (plan,) in plans], 0.0, place)[0]
+        return advice.act(
+            run, run.load(run.folder / "mpo-agent"), agent, starts, [plan for (plan,) in plans], 0.0, place
+        )[0]
 
-    return advice.kept(run, agent, split, play)
+    return kept(run, agent, split, play)
 
 
 def trained(name: str, run: Run) -> list[str]:
@@ -100,5 +102,5 @@ MPO_THOUGHT = Method(
     stage="mpo/{round}",
 )  # fmt: skip
 MPO_SFT = Method(
-    "mpo-sft", "plans cloned from demonstrations", advice.untrained("mpo-sft", roles), "#7a5c00", "$p$", INSTRUCTED
+    "mpo-sft", "plans cloned from demonstrations", prepared("mpo-sft", roles), "#7a5c00", "$p$", INSTRUCTED
 )

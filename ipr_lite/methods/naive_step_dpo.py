@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ipr_lite.methods.eto import contrasted
-from ipr_lite.methods.explored import rounds
+from ipr_lite.methods.explored import cost, rounds
 from ipr_lite.methods.method import Method
 from ipr_lite.pairs import PairRule, contrast, explore, judge, pairs_of, steps_to_score
 from ipr_lite.rollout import stable_seed
@@ -27,8 +27,7 @@ def naive_step_dpo(run: Run) -> list[str]:
         contrasts = [c for c in contrast(demonstrations, explorations, run.env, rule) if c.kind == "step"]
         outcomes = [step.rewarded(step.outcome) for step in steps_to_score(contrasts, states)]
         pairs = pairs_of(judge(contrasts, outcomes, rule), rule)
-        spent = {"env_steps": player.actions_taken, "tokens": player.tokens_written}
-        return contrasted(run, "naive-step-dpo", number, pairs, weights, spent, RATE)
+        return contrasted(run, "naive-step-dpo", number, pairs, weights, cost(player), RATE)
 
     return rounds(run, "naive-step-dpo", learn)
 

@@ -18,7 +18,7 @@ import random
 from statistics import fmean
 
 from ipr_lite.methods.eto import contrasted
-from ipr_lite.methods.explored import in_turns, rounds, said_from
+from ipr_lite.methods.explored import cost, in_turns, rounds, said_from
 from ipr_lite.methods.method import Method
 from ipr_lite.records import Pair, Task, Trajectory
 from ipr_lite.rollout import Episode, Player, stable_seed, states_along
@@ -40,7 +40,7 @@ def optima(run: Run) -> list[str]:
             starts = [run.start(task, stable_seed(run.config.seed, agent, turn, task.id)) for task in tasks]
             firsts = [t for t in player.play(starts, run.bar(agent)) if t.steps]
             families = branched(run, firsts, player, agent)
-            return families, {"env_steps": player.actions_taken, "tokens": player.tokens_written}
+            return families, cost(player)
 
         families, spent = in_turns(run, number, play)
         pairs = wider_half([pair for step, family in families if (pair := best_and_worst(run, step, family))])

@@ -14,8 +14,7 @@ from functools import partial
 
 from ipr_lite.envs.sql.env import NOT_UNDERSTOOD, PREFIX
 from ipr_lite.methods.beam import Node, by_the_model, searched
-from ipr_lite.methods.best_of_n import cloned
-from ipr_lite.methods.method import Method
+from ipr_lite.methods.method import Method, prepared
 from ipr_lite.run import Run
 
 EMPTY = "[]"
@@ -43,5 +42,5 @@ def executed(node: Node) -> float:
 
 
 ORPS = Method(
-    "orps", "a beam by process and execution", cloned("orps"), "#6699cc", "$q$", partial(searched, half_and_half)
+    "orps", "a beam by process and execution", prepared("orps"), "#6699cc", "$q$", partial(searched, half_and_half)
 )

@@ -67,22 +67,19 @@ def refused(
     def answer(env: TextEnv) -> tuple[str, float, bool]:
         return take(env, trajectory.task, step, trajectory.actions[step - 1])[:3]
 
+    own = answer(before.clone())
     for message in rng.choices(actions, k=TRIES):
         env = before.clone()
         complaint, _, terminated, truncated, info = take(env, trajectory.task, step, message)
-        if info["invalid"] and not (terminated or truncated) and answer(env) == answer(before.clone()):
+        if info["invalid"] and not (terminated or truncated) and answer(env) == own:
             return message, complaint
     return None
 
 
 REFINE = Method(
-    "agentrefine",
-    "wrong turns, read and corrected",
-    partial(refined, "agentrefine", 0),
-    "#4b0082",
-    "$r$",
+    "agentrefine", "wrong turns, read and corrected", partial(refined, "agentrefine", 0), "#4b0082", "$r$",
     from_base=True,
-)
+)  # fmt: skip
 REFINE_UNMASKED = Method(
     "agentrefine-unmasked", "wrong turns, cloned too", partial(refined, "agentrefine-unmasked", 1), "#9370db", "$u$",
     from_base=True,

@@ -30,7 +30,7 @@ from ipr_lite.study.tables.comparison import (
 from ipr_lite.study.tables.figures import figures, write_comparison
 from ipr_lite.study.tables.lab import lab, lab_estimators
 from ipr_lite.study.tables.map import when_steps_help
-from ipr_lite.study.tables.papers import all_papers, papers_claims, papers_gains, search_claims, searches
+from ipr_lite.study.tables.papers import all_papers, first_look, papers_claims, papers_gains, search_claims, searches
 from ipr_lite.study.tables.rates import all_rates, rate_claims
 from ipr_lite.study.tables.real_llm import real_llm
 from ipr_lite.study.tables.results import FIRST_BASE, RESULTS_FOLDER, Results, difference_cell, mean_cell, verdicts
@@ -78,6 +78,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "papers-claims": papers_claims,
     "rates": all_rates,
     "rates-claims": rate_claims,
+    "papers-first": first_look,
     "searches": searches,
     "searches-claims": search_claims,
 }

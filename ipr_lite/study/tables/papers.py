@@ -99,7 +99,7 @@ def searches(folder: Path = RESULTS_FOLDER) -> str:
     """Who searches, on test: reward beside the clone's and the best of ten's on the same tasks, actions for labels and search."""
     results, lines = Results("judges", folder), []
     for world, methods in SEARCHES.items():
-        found = {method: by_task(world, method, folder) for method in methods}
+        found = {method: by_task(f"{world}_judges", method, folder) for method in methods}
         for method in methods:
             actions = results.of(world, "test", method)["env_steps"].mean()
             beside = [
@@ -115,19 +115,43 @@ def searches(folder: Path = RESULTS_FOLDER) -> str:
     return markdown_table(header, lines)
 
 
-def by_task(world: str, method: str, folder: Path) -> dict[int, np.ndarray]:
-    """Of a method that searches: by seed, each test task's reward."""
-    path = folder / f"{world}_judges_tasks.csv"
+def by_task(file: str, method: str, folder: Path, setting: str = "default") -> dict[int, np.ndarray]:
+    """By seed, each test task's reward, in the round that dev chose."""
+    path = folder / f"{file}_tasks.csv"
     if not path.exists():
         return {}
     tasks = read_table(path, TASKS)
-    return by_seed(tasks[(tasks["method"] == method) & (tasks["split"] == "test")])
+    mine = (tasks["method"] == method) & (tasks["setting"] == setting) & (tasks["selected"] == 1)
+    return by_seed(tasks[mine & (tasks["split"] == "test")])
 
 
 def search_claims(folder: Path = RESULTS_FOLDER) -> str:
     """The four claims, on the same tasks."""
     lines = []
     for world, first, second in SEARCH_CLAIMS:
-        mine, theirs = by_task(world, first, folder), by_task(world, second, folder)
+        mine, theirs = (by_task(f"{world}_judges", method, folder) for method in (first, second))
         lines.append((f"{world}: {first} minus {second}", gain_cell(mine, theirs) if mine.keys() & theirs else "-"))
     return markdown_table(("difference", "95 % interval over tasks, detectable [seeds]"), lines)
+
+
+FIRST_LOOK = (
+    ("mpo-sft", "budget=paper", "sft", "default"), ("mpo", "budget=paper", "sft", "default"),
+    ("mpo", "budget=paper", "mpo-sft", "budget=paper"), ("mpo-thought", "budget=paper", "sft", "default"),
+    *((name, "default", "sft", "default") for name in ("agentrefine", "agentrefine-unmasked")),
+    *(
+        (name, setting, "sft", setting)
+        for setting in ("default", "demonstrations=20") for name in ("agentbank", "agentbank-2", "agentbank-out")
+    ),
+)  # fmt: skip
+"""Predictions 27 to 29 and 31 to 34: a method at a setting, and what it stands beside."""
+
+
+def first_look(folder: Path = RESULTS_FOLDER) -> str:
+    """Methods of one seed or few: reward, and the difference on the same tasks."""
+    lines = []
+    for method, setting, other, others in FIRST_LOOK:
+        mine, theirs = by_task("shop_papers", method, folder, setting), by_task("shop_papers", other, folder, others)
+        reward = mean_cell({seed: rewards.mean() for seed, rewards in mine.items()}, method)
+        lines.append((method, setting, reward, other, gain_cell(mine, theirs) if mine.keys() & theirs else "-"))
+    header = ("method", "setting", "reward", "minus", "95 % interval over tasks, detectable [seeds]")
+    return markdown_table(header, lines)
