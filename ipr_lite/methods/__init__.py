@@ -21,12 +21,13 @@ from ipr_lite.methods.random_pairs import RANDOM_PAIRS
 from ipr_lite.methods.refine import REFINE, REFINE_UNMASKED
 from ipr_lite.methods.rft import RFT
 from ipr_lite.methods.sft import SFT, SFT_CAREFUL, SFT_LONG
+from ipr_lite.methods.student import STUDENT
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         BASE, SFT, SFT_LONG, ATLAS_LEAST, ATLAS_RANDOM, ATLAS, REFINE_UNMASKED, REFINE,
         AGENTBANK_OUT, AGENTBANK_2, AGENTBANK, RFT, ARMAP, BEST_OF_N, AGENTRM, ORPS,
-        BEST_OF_N_ORACLE, PPO, STEP_PPO, MPO_SFT, MPO_THOUGHT, MPO, ACC_SFT, ACC, GRPO, GIGPO, HGPO, NAIVE_STEP_DPO, ETO, ETO_SFT, RANDOM_PAIRS, OPTIMA, HPL, IPR, SFT_CAREFUL, CAREFUL,
+        BEST_OF_N_ORACLE, PPO, STEP_PPO, MPO_SFT, MPO_THOUGHT, MPO, ACC_SFT, ACC, STUDENT, GRPO, GIGPO, HGPO, NAIVE_STEP_DPO, ETO, ETO_SFT, RANDOM_PAIRS, OPTIMA, HPL, IPR, SFT_CAREFUL, CAREFUL,
     )
 }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ipr_lite.envs.base import TextEnv
 from ipr_lite.records import Trajectory
@@ -43,6 +44,12 @@ class Outlines:
         """What another episode did and an attempt did not."""
         done = self.of(attempt)
         return [action for action in self.of(better) if action not in done]
+
+    def usual(self, demonstrations: Sequence[Trajectory]) -> list[str]:
+        """What half of the demonstrations do, or more, without the words of their own instructions."""
+        untold = [replace(t, task=replace(t.task, instruction="")) for t in demonstrations]
+        taken = Counter(action for t in untold for action in self.of(t))
+        return [action for action, times in taken.items() if times >= COMMON * len(demonstrations)]
 
     def _parsed(self, message: str) -> str:
         return self.env.parse(message) or ""
