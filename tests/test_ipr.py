@@ -133,6 +133,9 @@ def test_transfer_tries_the_agents_elsewhere(finished, tmp_path, capsys):
     added = read_results(results)[lambda rows: rows["env"] == "shop-renamed"]
     assert dict(zip(added["method"], added["n"], strict=True)) == {"sft": 3, "ipr-1": 3}
     assert main([*elsewhere, "--agents", "nobody"]) == 2
+    capsys.readouterr()
+    assert main([*elsewhere, "--agents", "sft", "mpo-1"]) == 2
+    assert "mpo-1: this method does not play by its adapter alone" in capsys.readouterr().err
     for left in finished.glob("transfer-*.csv"):
         left.unlink()
     assert main(["transfer", str(tmp_path)]) == 2

@@ -21,13 +21,14 @@ from ipr_lite.checks.chapter_11 import bits_per_weight, episodes_that_fit
 from ipr_lite.checks.chapter_12 import tasks_needed, training_flops
 from ipr_lite.checks.chapter_13 import chosen_of_n, ranking_loss
 from ipr_lite.checks.chapter_14 import branch_values, critical_steps
+from ipr_lite.checks.chapter_15 import guided_comment, plan_pair
 from ipr_lite.checks.chapter_16 import group_advantages, same_page_other_state
 
 __all__ = [
     "END", "FAULTS", "WrongAnswer", "action_only", "agent_mask", "balanced", "best_setting", "bits_per_weight", "branch_values",
     "break_even", "broken_trainer", "budget", "catch_faults", "chosen_of_n", "critical_steps", "episodes_needed", "episodes_that_fit",
-    "expected_best", "five_trainers", "group_advantages", "guess", "name_faults", "negative", "observation_share",
-    "one_sided", "push", "pushed_wrong", "ranking_loss", "replay", "revealed", "same_page_other_state", "samples_needed",
+    "expected_best", "five_trainers", "group_advantages", "guess", "guided_comment", "name_faults", "negative", "observation_share",
+    "one_sided", "plan_pair", "push", "pushed_wrong", "ranking_loss", "replay", "revealed", "same_page_other_state", "samples_needed",
     "seeds_needed", "skipped", "smoothed", "stop_round", "tasks_needed", "training_flops", "two_labs", "unrankable",
     "wilson", "wins", "wrong_rate",
 ]  # fmt: skip

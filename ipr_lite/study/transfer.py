@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from ipr_lite import envs
 from ipr_lite.evaluation import by_part, summarize, write_metrics
 from ipr_lite.methods import METHODS
+from ipr_lite.methods.method import greedy
 from ipr_lite.run import Run
 from ipr_lite.study.compare import row
 
@@ -20,8 +22,16 @@ def transfer(
 
     folder: a finished run. env: the world, where it is not the run's (a run in all worlds, tried in one; a world in other
     words). names: other agents of the run, which need not be finished then. Writes `transfer-SPLIT.csv` into the run's
-    folder. Raises FileNotFoundError where there is no such run, or agent.
+    folder. Raises FileNotFoundError where there is no such run, or agent, and ValueError for an agent that does not play
+    alone (a search, a planner): its adapter is no policy.
     """
+    for agent in names:
+        method = METHODS.get(agent) or METHODS.get(re.sub(r"-\d+$", "", agent))
+        if method and method.play is not greedy:
+            raise ValueError(
+                f"{agent}: this method does not play by its adapter alone ({method.about}), and `transfer` plays "
+                "policies; choose base, sft, ipr-1, eto-1, ..."
+            )
     run = Run.opened(folder) if names else finished(folder)
     agents = {name: name for name in names} or {"base": "base", "sft": "sft", "ipr": run.select(), "careful": "careful"}
     name = env or run.config.env
