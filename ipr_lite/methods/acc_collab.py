@@ -51,7 +51,7 @@ def roles(run: Run) -> tuple[Weights, Weights]:
         for (t, attempt), comment in zip(both, comments, strict=True)
     ]
     read = [(t, advice.below(t.messages, comment)) for t, comment in zip(demonstrations, comments, strict=True)]
-    return advice.role(run, "acc-collab-actor", read), advice.role(run, "acc-collab-critic", written)
+    return advice.role(run, "acc-collab-actor", read), advice.role(run, "acc-collab-critic", written, advice.WRITER)
 
 
 def after(run: Run, number: int) -> tuple[Weights, ...]:

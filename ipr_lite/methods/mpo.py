@@ -40,7 +40,7 @@ def roles(run: Run) -> tuple[Weights, Weights]:
     both = list(zip(demonstrations, plans, strict=True))
     written = [(t, [*planning(t.messages), {"role": "assistant", "content": plan}]) for t, plan in both]
     read = [(t, advice.below(t.messages, plan)) for t, plan in both]
-    return advice.role(run, "mpo-planner", written), advice.role(run, "mpo-agent", read)
+    return advice.role(run, "mpo-planner", written, advice.WRITER), advice.role(run, "mpo-agent", read)
 
 
 def mpo(run: Run) -> list[str]:
