@@ -27,6 +27,7 @@ include_patterns = [
     "notebooks/**",
     "data/*/CARD.md",
     "data/*-base/README.md",
+    "data/advisers/README.md",
     "data/judges/README.md",
     "data/showcase/README.md",
     "data/smol/README.md",

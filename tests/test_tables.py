@@ -328,3 +328,23 @@ def test_each_method_has_the_rate_that_dev_likes_best(tmp_path):
     assert second[2].startswith("0.700") and second[-1].endswith("[3]") and third[-1] == "-"
     claim = tables.TABLES["rates-claims"](tmp_path).splitlines()[2]
     assert "-0.051" in claim and claim.strip("| ").endswith("below")
+
+
+def test_advisers_stand_beside_the_clone_and_beside_their_own_start(tmp_path):
+    """A planner that gains .2 over its cloned self and .1 over the clone, on every task but one; a row that was not run."""
+    level = {("sft", "default"): 0.5, ("mpo-sft", "budget=paper"): 0.4, ("mpo", "budget=paper"): 0.6}
+    rows = [
+        row(method, seed, mean, setting=setting, panel="p", episodes="e", rewards=[mean] * 3 + [0.5])
+        for (method, setting), mean in level.items()
+        for seed in range(2)
+    ]
+    add_results(tmp_path / "shop_papers.csv", rows, "x")
+    add_task_rewards(tmp_path / "shop_papers.csv", rows, "x")
+    lines = [
+        [c.strip() for c in line.split("|")[1:-1]]
+        for line in tables.TABLES["papers-advisers"](tmp_path).splitlines()[2:]
+    ]
+    cells = {(method, other): rest for method, _, _, other, rest in lines}
+    assert cells["mpo", "mpo-sft"].startswith("+0.150") and cells["mpo", "mpo-sft"].endswith("[2]")
+    assert cells["mpo", "sft"].startswith("+0.075") and cells["mpo-sft", "sft"].startswith("-0.075")
+    assert cells["acc-collab", "sft"] == "-" and len(lines) == len(tables.papers.ADVISERS)

@@ -30,7 +30,15 @@ from ipr_lite.study.tables.comparison import (
 from ipr_lite.study.tables.figures import figures, write_comparison
 from ipr_lite.study.tables.lab import lab, lab_estimators
 from ipr_lite.study.tables.map import when_steps_help
-from ipr_lite.study.tables.papers import all_papers, first_look, papers_claims, papers_gains, search_claims, searches
+from ipr_lite.study.tables.papers import (
+    advisers,
+    all_papers,
+    first_look,
+    papers_claims,
+    papers_gains,
+    search_claims,
+    searches,
+)
 from ipr_lite.study.tables.rates import all_rates, rate_claims
 from ipr_lite.study.tables.real_llm import real_llm
 from ipr_lite.study.tables.results import FIRST_BASE, RESULTS_FOLDER, Results, difference_cell, mean_cell, verdicts
@@ -79,6 +87,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "rates": all_rates,
     "rates-claims": rate_claims,
     "papers-first": first_look,
+    "papers-advisers": advisers,
     "searches": searches,
     "searches-claims": search_claims,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -134,22 +135,32 @@ def search_claims(folder: Path = RESULTS_FOLDER) -> str:
     return markdown_table(("difference", "95 % interval over tasks, detectable [seeds]"), lines)
 
 
-FIRST_LOOK = (
+ADVISERS = (
     ("mpo-sft", "budget=paper", "sft", "default"), ("mpo", "budget=paper", "sft", "default"),
     ("mpo", "budget=paper", "mpo-sft", "budget=paper"), ("mpo-thought", "budget=paper", "sft", "default"),
+    ("acc-collab-sft", "budget=paper", "sft", "default"), ("acc-collab", "budget=paper", "sft", "default"),
+    ("acc-collab", "budget=paper", "acc-collab-sft", "budget=paper"), ("student-teacher", "default", "sft", "default"),
+)  # fmt: skip
+"""Predictions 30 and 35 to 38: a method at a setting, and what it stands beside."""
+FIRST_LOOK = (
     *((name, "default", "sft", "default") for name in ("agentrefine", "agentrefine-unmasked")),
     *(
         (name, setting, "sft", setting)
         for setting in ("default", "demonstrations=20") for name in ("agentbank", "agentbank-2", "agentbank-out")
     ),
 )  # fmt: skip
-"""Predictions 27 to 29 and 31 to 34: a method at a setting, and what it stands beside."""
+"""The same of predictions 31 to 34."""
 
 
-def first_look(folder: Path = RESULTS_FOLDER) -> str:
+def advisers(folder: Path = RESULTS_FOLDER) -> str:
+    """Chapter 15's methods: reward, and the difference on the same tasks."""
+    return first_look(folder, ADVISERS)
+
+
+def first_look(folder: Path = RESULTS_FOLDER, rows: Sequence[tuple[str, str, str, str]] = FIRST_LOOK) -> str:
     """Methods of one seed or few: reward, and the difference on the same tasks."""
     lines = []
-    for method, setting, other, others in FIRST_LOOK:
+    for method, setting, other, others in rows:
         mine, theirs = by_task("shop_papers", method, folder, setting), by_task("shop_papers", other, folder, others)
         reward = mean_cell({seed: rewards.mean() for seed, rewards in mine.items()}, method)
         lines.append((method, setting, reward, other, gain_cell(mine, theirs) if mine.keys() & theirs else "-"))
