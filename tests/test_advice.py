@@ -4,7 +4,7 @@ import pytest
 
 from ipr_lite import envs
 from ipr_lite.config import Config
-from ipr_lite.methods import METHODS, acc_collab, advice, bank, mpo
+from ipr_lite.methods import METHODS, acc_collab, advice, bank, critic, mpo
 from ipr_lite.methods.explored import best_over_worst
 from ipr_lite.methods.outline import Outlines
 from ipr_lite.records import Task, Trajectory
@@ -105,7 +105,7 @@ def test_acc_collab_trains_both(run, monkeypatch):
     monkeypatch.setattr(Run, "learn", lambda self, pairs, *a, **k: learned.append(pairs) or learn(self, pairs, *a, **k))
     assert METHODS["acc-collab"].train(run) == ["acc-collab-1"]
     comments, tries = learned
-    assert comments and all(p.prompt[0]["content"] == acc_collab.SYSTEM for p in comments)
+    assert comments and all(p.prompt[0]["content"] == critic.SYSTEM for p in comments)
     assert all("\nAttempt: " in p.prompt[1]["content"] for p in comments)
     starts = {run.start(t.task, 0).messages[1]["content"] for t in run.demonstrations()}
     assert tries and {p.prompt[1]["content"].rpartition("\n")[0] for p in tries} <= starts
@@ -116,6 +116,12 @@ def test_acc_collab_trains_both(run, monkeypatch):
         assert [t.id for t in played] == [task.id for task in run.tasks("test")]
         first = (run.folder / "evaluations" / f"{agent}-first-test.jsonl").read_text()
         assert first.count(acc_collab.NONE) >= 3
+    # The first tries alone are a row of their own: same actors, no comment, nothing played twice.
+    alone = METHODS["acc-collab-first"]
+    monkeypatch.setattr(advice, "act", None)
+    assert alone.train(run) == ["acc-collab-first-1"] and alone.spent(1) == METHODS["acc-collab"].spent(1)
+    played = alone.play(run, "acc-collab-first-1", "test")
+    assert all(t.messages[1]["content"].endswith(acc_collab.NONE) for t in played) and len(played) == 3
 
 
 def test_banks_hold_the_worlds_they_name(run):

@@ -1,6 +1,6 @@
 """A method a file: what IPR is compared with. `METHODS`: all, in the order of tables and figures."""
 
-from ipr_lite.methods.acc_collab import ACC, ACC_SFT
+from ipr_lite.methods.acc_collab import ACC, ACC_FIRST, ACC_SFT
 from ipr_lite.methods.armap import ARMAP
 from ipr_lite.methods.atlas import ATLAS, ATLAS_LEAST, ATLAS_RANDOM
 from ipr_lite.methods.bank import AGENTBANK, AGENTBANK_2, AGENTBANK_OUT
@@ -28,6 +28,6 @@ METHODS: dict[str, Method] = {
     for method in (
         BASE, SFT, SFT_LONG, ATLAS_LEAST, ATLAS_RANDOM, ATLAS, REFINE_UNMASKED, REFINE,
         AGENTBANK_OUT, AGENTBANK_2, AGENTBANK, RFT, ARMAP, BEST_OF_N, AGENTRM, ORPS,
-        BEST_OF_N_ORACLE, PPO, STEP_PPO, MPO_SFT, MPO_THOUGHT, MPO, ACC_SFT, ACC, STUDENT, GRPO, GIGPO, HGPO, NAIVE_STEP_DPO, ETO, ETO_SFT, RANDOM_PAIRS, OPTIMA, HPL, IPR, SFT_CAREFUL, CAREFUL,
+        BEST_OF_N_ORACLE, PPO, STEP_PPO, MPO_SFT, MPO_THOUGHT, MPO, ACC_SFT, ACC_FIRST, ACC, STUDENT, GRPO, GIGPO, HGPO, NAIVE_STEP_DPO, ETO, ETO_SFT, RANDOM_PAIRS, OPTIMA, HPL, IPR, SFT_CAREFUL, CAREFUL,
     )
 }  # fmt: skip

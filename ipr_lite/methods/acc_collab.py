@@ -18,25 +18,18 @@ from dataclasses import replace
 from functools import partial
 
 from ipr_lite.methods import advice
+from ipr_lite.methods.critic import NONE, after, first, prompt, together
 from ipr_lite.methods.eto import contrasted
 from ipr_lite.methods.explored import best_over_worst, in_turns, rounds, total
-from ipr_lite.methods.method import Method, kept, prepared
+from ipr_lite.methods.method import Method, prepared
 from ipr_lite.methods.outline import Outlines
-from ipr_lite.records import Message, Task, Trajectory, read_trajectories, write_trajectories
+from ipr_lite.records import Task, read_trajectories, write_trajectories
 from ipr_lite.rollout import stable_seed
 from ipr_lite.run import Log, Run, Weights
 
 COMMENTS = 3
 GAP = 0.25
 """A pair's sides must differ by more than this in worth (the paper: half of a right answer)."""
-SYSTEM = "You are a critic. Read the attempt and reply with a Comment for the agent."
-NONE = advice.line_of("Comment", [])
-
-
-def prompt(outlines: Outlines, messages: list[Message], attempt: Trajectory) -> list[Message]:
-    """What the critic is shown: the task, and the outline of the attempt."""
-    told = advice.line_of("Attempt", outlines.of(attempt))
-    return advice.asked(SYSTEM, f"{messages[1]['content']}\n{told}")
 
 
 def roles(run: Run) -> tuple[Weights, Weights]:
@@ -54,18 +47,12 @@ def roles(run: Run) -> tuple[Weights, Weights]:
     return advice.role(run, "acc-collab-actor", read), advice.role(run, "acc-collab-critic", written, advice.WRITER)
 
 
-def after(run: Run, number: int) -> tuple[Weights, ...]:
-    """Both after so many rounds; 0: as cloned."""
-    names = (str(number), f"critic-{number}") if number else ("actor", "critic")
-    return tuple(run.load(run.folder / f"acc-collab-{name}") for name in names)
-
-
 def acc_collab(run: Run) -> list[str]:
     """The actor after every round; its critic's adapter lies beside it."""
 
     def learn(number: int, actor: Weights) -> tuple[Weights, Log]:
         name, w_sft = f"acc-collab/{number}/critic", run.config.w_sft
-        _, critic = after(run, number - 1)
+        _, critic = after(run, f"acc-collab-{number - 1}")
         pairs, spent = in_turns(run, number, lambda tasks, turn: compared(run, actor, critic, tasks, f"{name} {turn}"))
         said, done = ([pair for role, pair in pairs if role == which] for which in ("critic", "actor"))
         folder = run.folder / f"acc-collab-critic-{number}"
@@ -94,25 +81,21 @@ def compared(run: Run, actor: Weights, critic: Weights, tasks: list[Task], name:
     return [(role, pair) for role, pair in found if pair], total(first, asked, second)
 
 
-def together(run: Run, agent: str, split: str) -> list[Trajectory]:
-    """`Method.play`: the actor's second episodes, after the critic's likeliest comment on its first, all greedy."""
-
-    def play() -> list[Trajectory]:
-        number = int(agent[-1]) if agent[-1].isdigit() else 0
-        actor, critic = after(run, number)
-        starts, told = [run.start(task, 0) for task in run.tasks(split)], Outlines(run.env, run.demonstrations())
-        firsts, _ = advice.act(run, actor, agent, starts, [NONE] * len(starts), 0.0)
-        write_trajectories(run.folder / "evaluations" / f"{agent}-first-{split}.jsonl", firsts)
-        shown = [replace(s, messages=prompt(told, s.messages, t)) for s, t in zip(starts, firsts, strict=True)]
-        comments, _ = advice.write(run, critic, agent, shown, temperature=0.0)
-        again = [run.start(task, 0) for task in run.tasks(split)]
-        return advice.act(run, actor, agent, again, [one for (one,) in comments], 0.0)[0]
-
-    return kept(run, agent, split, play)
+def firsts(run: Run) -> list[str]:
+    """`Method.train` of the row that plays ACC-Collab's actors alone."""
+    return [agent.replace("acc-collab", "acc-collab-first") for agent in acc_collab(run)]
 
 
 ACC = Method("acc-collab", "a second try, after the critic's comment", acc_collab, "#8b0000", "$c$", together)
-ACC_SFT = Method(
-    "acc-collab-sft", "the same, actor and critic as cloned", prepared("acc-collab-sft", roles), "#cd5c5c", "$s$",
-    together,
+ACC_FIRST = Method(
+    "acc-collab-first", "its first try: is it the comment that helps?", firsts, "#e9967a", "$f$", first,
+    stage="acc-collab/{round}",
 )  # fmt: skip
+ACC_SFT = Method(
+    "acc-collab-sft",
+    "the same, actor and critic as cloned",
+    prepared("acc-collab-sft", roles),
+    "#cd5c5c",
+    "$s$",
+    together,
+)

@@ -139,7 +139,8 @@ ADVISERS = (
     ("mpo-sft", "budget=paper", "sft", "default"), ("mpo", "budget=paper", "sft", "default"),
     ("mpo", "budget=paper", "mpo-sft", "budget=paper"), ("mpo-thought", "budget=paper", "sft", "default"),
     ("acc-collab-sft", "budget=paper", "sft", "default"), ("acc-collab", "budget=paper", "sft", "default"),
-    ("acc-collab", "budget=paper", "acc-collab-sft", "budget=paper"), ("student-teacher", "default", "sft", "default"),
+    ("acc-collab", "budget=paper", "acc-collab-sft", "budget=paper"),
+    ("acc-collab", "budget=paper", "acc-collab-first", "budget=paper"), ("student-teacher", "default", "sft", "default"),
 )  # fmt: skip
 """Predictions 30 and 35 to 38: a method at a setting, and what it stands beside."""
 FIRST_LOOK = (
