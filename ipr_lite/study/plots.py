@@ -195,11 +195,11 @@ def effect_forest(table: pd.DataFrame) -> Figure:
 
 def forest(
     rows: Sequence[tuple[str, float, float, float, int]], xlabel: str, title: str, takeaway: str,
-    styles: Sequence[tuple[str, str]] | None = None,
+    styles: Sequence[tuple[str, str]] | None = None, of: str = "seeds",
 ) -> Figure:  # fmt: skip
-    """Differences with their 95 % intervals, one below the other: (name, mean, low, high, seeds).
+    """Differences with their 95 % intervals, one below the other: (name, mean, low, high, n of them).
 
-    `styles`: a colour and a marker for each. Raises ValueError without rows.
+    `styles`: a colour and a marker for each. `of`: what the intervals are over. Raises ValueError without rows.
     """
     if not rows:
         raise ValueError("there is no difference to draw")
@@ -216,8 +216,8 @@ def forest(
     axis.axvline(0, color="#333333", linewidth=1)
     axis.set_xlabel(one_line(xlabel, 80), parse_math=False)
     sizes = sorted({row[4] for row in rows})
-    seeds = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    return titled(figure, f"{title} (n = {seeds} seeds)", takeaway)
+    n = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    return titled(figure, f"{title} (n = {n} {of})", takeaway)
 
 
 def method_panels(
