@@ -62,6 +62,7 @@ WINGS = {
     "study": "Comparing, tables, figures, reports: reads files, writes pages",
     "checks": "What tells a learner right from wrong: a file a chapter",
     "make": "How what is shipped was made",
+    "doors": "The worlds in other people's tools: Gymnasium, TRL, OpenEnv",
 }
 READING = "records config chat model rollout step_reward pairs losses train evaluation run ipr".split()
 

@@ -17,7 +17,7 @@ LAYERS = (
     {"ipr"},
     {"methods"},
     {"study"},
-    {"checks", "make"},
+    {"checks", "make", "doors"},
     {"commands"},
     {"__main__"},
 )
@@ -106,6 +106,6 @@ def test_the_algorithm_is_read_in_an_evening():
 
 
 def test_rooms_are_small():
-    assert {name: n for name, n in lines("methods/*.py").items() if n > 120} == {}
+    assert {name: n for name, n in lines("methods/*.py", "doors/*.py").items() if n > 120} == {}
     assert {name: n for name, n in lines("**/*.py").items() if n > 400} == {}
     assert sum(lines("*.py", "engine/*.py").values()) <= 5_970
