@@ -9,12 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
+from trl import GRPOTrainer
 
 from ipr_lite.chat import Encoded
+from ipr_lite.engine.trl import AgentTrainer
 from ipr_lite.model import adapter_weights
 from ipr_lite.records import Task, Trajectory
 from ipr_lite.rollout import stable_seed
 from ipr_lite.run import Run
+
+
+class EpisodeTrainer(AgentTrainer, GRPOTrainer):
+    """TRL's GRPOTrainer, which on a 4-bit base would train the adapter in bfloat16: here it stays in float32."""
 
 
 def rows(run: Run, tasks: Iterable[Task]) -> list[dict]:
@@ -27,7 +33,7 @@ def rows(run: Run, tasks: Iterable[Task]) -> list[dict]:
 
 
 def rollout_func(run: Run, tasks: Iterable[Task]) -> Callable[[list, object], dict]:
-    """What `GRPOTrainer(run.policy, rollout_func=...)` plays with, at the trainer's temperature.
+    """What `EpisodeTrainer(model=run.policy, rollout_func=...)` plays with, at the trainer's temperature.
 
     The function takes prompts of `rows` and the trainer, and gives for each prompt an episode: `prompt_ids`; of all that
     follows `completion_ids`, `logprobs` (nats, at that temperature; 0 on what the world said) and `env_mask` (1 on what the
@@ -41,7 +47,7 @@ def rollout_func(run: Run, tasks: Iterable[Task]) -> Callable[[list, object], di
 
     def play(prompts: list, trainer) -> dict:
         if trainer.accelerator.unwrap_model(trainer.model) is not run.policy:
-            raise ValueError("the trainer's model is not the run's: give GRPOTrainer model=run.policy")
+            raise ValueError("the trainer's model is not the run's: give it model=run.policy")
         ids = [prompt[-1].get("task") if isinstance(prompt, list) else None for prompt in prompts]
         if strangers := set(ids) - known.keys():
             raise ValueError(

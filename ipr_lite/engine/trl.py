@@ -78,8 +78,8 @@ def train_preferences(
     return [{name: row[name] for name in names} | {"dropped": trainer.dropped} for row in rows]
 
 
-class _AgentTrainer:
-    """What both trainers change in TRL's."""
+class AgentTrainer:
+    """What every trainer here changes in TRL's: adapters stay in float32, and nothing is reported to anybody."""
 
     def __init__(self, model: PeftModel, **others):
         weights = _adapter_weights(model)
@@ -92,7 +92,7 @@ class _AgentTrainer:
         """TRL reports each run to its makers; a run on a learner's machine opens no connection."""
 
 
-class CloningTrainer(_AgentTrainer, SFTTrainer):
+class CloningTrainer(AgentTrainer, SFTTrainer):
     """TRL's SFTTrainer: tokenized data with labels pass through it as they are."""
 
 
@@ -127,7 +127,7 @@ class AgentTokenCollator(DataCollatorForPreference):
         return batch
 
 
-class PreferenceTrainer(_AgentTrainer, DPOTrainer):
+class PreferenceTrainer(AgentTrainer, DPOTrainer):
     """TRL's DPOTrainer with the multi-turn mask, IPR's three terms, and the SFT policy as reference."""
 
     # The weights of `ipr_loss` make the parts of a batch add up, so TRL must not average them again.
