@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -201,7 +202,7 @@ def test_rollout_func(run, monkeypatch):
     whole = {one.task.id: run.chat.encode(one.messages) for one in episodes}
 
     def write(player, rows, drafts, logits):
-        ids = [whole[row.samples[0].episode.task.id].input_ids + [run.chat.end] * 99 for row in rows]
+        ids = [whole[row.samples[0].episode.task.id].input_ids + [run.chat.end] * 5000 for row in rows]
         starts = [len(row.history) for row in rows]
         return [
             [[known[start + place]] * len(row.samples) for place in range(len(draft) + 1)]
@@ -250,6 +251,14 @@ def test_samples_of_one_task_differ_and_are_the_same_again(run):
         play(prompts, trainer_of(run, state=SimpleNamespace(global_step=step)))["completion_ids"] for step in (0, 0, 1)
     )
     assert first == again != later and len(set(map(tuple, first))) > 1
+
+
+def test_the_database_answers_every_thread():
+    """A server's threads, and ours beside them: SQLite answers no thread but the one that opened a file."""
+    (episode,) = recorded("sql", 1)[:1]
+    with ThreadPoolExecutor(1) as other:
+        answers = other.submit(lambda: plainly(envs.make("sql"), episode)).result()
+    assert answers == plainly(envs.make("sql"), episode)
 
 
 @pytest.fixture(scope="module")
@@ -341,4 +350,4 @@ def test_the_pages_examples_run(code, tmp_path, monkeypatch, request, capsys):
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     names = {}
     exec(code, names)
-    assert capsys.readouterr().out.strip().endswith(re.search(r"# (\S+)\n$", code)[1])
+    assert capsys.readouterr().out.strip().endswith(re.search(r"  # (.+)\n$", code)[1])

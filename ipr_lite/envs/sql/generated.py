@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import get_ident
 
 from ipr_lite import DATA
 from ipr_lite.envs.sql.env import SQL
@@ -265,28 +266,26 @@ def other_world(rng: random.Random) -> World:
     return build_world(rng, nouns[0], nouns, middle)
 
 
-@lru_cache(maxsize=1)
-def _shipped() -> tuple[dict[str, Database], dict[str, list[Task]]]:
+@lru_cache(maxsize=4)
+def _opened(folder: str | None, thread: int) -> tuple[dict[str, Database], dict[str, list[Task]]]:
+    """Databases and tasks, once for each thread: SQLite answers no thread but the one that opened it."""
+    if folder is not None:
+        return load(folder)
     databases = {path.stem: Database(path) for path in sorted(FOLDER.glob("*.sqlite"))}
     if not databases:
         raise FileNotFoundError(f"{FOLDER}: no *.sqlite; `python -m ipr_lite data` makes them")
     return databases, {split: read_tasks(FOLDER / f"tasks_{split}.jsonl") for split in SPLITS}
 
 
-@lru_cache(maxsize=2)
-def _loaded(folder: str) -> tuple[dict[str, Database], dict[str, list[Task]]]:
-    return load(folder)
-
-
 def make(data: str | Path | None = None) -> SQL:
     """The shipped databases, or those of InterCode's or Spider's files in the folder `data`."""
-    databases, by_split = _shipped() if data is None else _loaded(str(data))
+    databases, by_split = _opened(data if data is None else str(data), get_ident())
     return SQL(databases, by_split["train"])
 
 
 def tasks(split: str, data: str | Path | None = None) -> list[Task]:
     """The questions of a split (`train`, `dev`, `test`). Raises ValueError for another name."""
-    by_split = (_shipped() if data is None else _loaded(str(data)))[1]
+    _, by_split = _opened(data if data is None else str(data), get_ident())
     if split not in by_split:
         raise ValueError(f"no split {split!r}; the questions have {', '.join(by_split)}")
     return list(by_split[split])
