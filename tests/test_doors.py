@@ -312,6 +312,20 @@ def test_openenv(server, world):
                 assert one.state()["step_count"] == len(said) and one.state()["task"] == episode.task.id
 
 
+def test_openenv_sessions_play_side_by_side(server):
+    """Eight clients at once, in all worlds: none sees another's episode."""
+    episodes = [one for name in WORLDS for one in recorded(name, 7)]
+    expected = [plainly(envs.make(one.task.env), one) for one in episodes]
+
+    def play(episode) -> list[tuple]:
+        with client(server) as env:
+            begun = answer(env.reset(task=episode.task.id))[:1]
+            return [begun, *(answer(env.step({"message": action})) for action in actions(episode))]
+
+    with ThreadPoolExecutor(8) as clients:
+        assert list(clients.map(play, episodes)) == expected
+
+
 def test_openenv_lists_its_tasks_and_says_what_is_wrong(server):
     import httpx
 
