@@ -353,11 +353,65 @@ def test_openenv_lists_its_tasks_and_says_what_is_wrong(server):
             other.reset(clone="mine")
 
 
+# --- SkyRL ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def skyrl():
+    pytest.importorskip("skyrl_gym", reason="this door is an extra: pip install -r requirements-doors.txt")
+    from ipr_lite.doors import skyrl
+
+    return skyrl
+
+
+def test_skyrl(skyrl, world):
+    """Each step from another thread, as SkyRL's generator takes them."""
+    import skyrl_gym
+
+    name, episodes, answers = world
+    for episode, expected, row in zip(episodes, answers, skyrl.rows(one.task for one in episodes)):
+        env = skyrl_gym.make(row["env_class"], env_config={}, extras=row)
+        prompt, told = env.init(row["prompt"])
+        assert prompt == row["prompt"] == episode.messages[:2] and told == {"task": episode.task.id}
+        assert prompt[1]["content"] == expected[0][0] and env.max_turns >= len(actions(episode))
+        found = []
+        for action in actions(episode):
+            with ThreadPoolExecutor(1) as thread:
+                found.append(thread.submit(env.step, action).result())
+        seen = [
+            (
+                one["observations"][0]["content"],
+                one["reward"],
+                one["metadata"]["terminated"],
+                one["metadata"]["truncated"],
+            )
+            for one in found
+        ]
+        assert seen == expected[1:] and [one["done"] for one in found] == [any(answer[2:]) for answer in expected[1:]]
+        plain = envs.make(name)
+        plain.reset(options={"task": episode.task})
+        refused = sum(plain.step(action)[4]["invalid"] for action in actions(episode))
+        assert env.get_metrics() == {"success": float(episode.success), "invalid": refused}
+
+
+def test_skyrl_says_what_is_wrong(skyrl):
+    with pytest.raises(ValueError, match="fill the column task as ipr_lite.doors.skyrl.rows does"):
+        skyrl.Episode(extras={"task": "tea"})
+    (row,) = skyrl.rows(envs.tasks("shop", "dev")[:1])
+    env = skyrl.Episode(extras=row)
+    with pytest.raises(RuntimeError, match="reset"):
+        env.step("Action: search[tea]")
+    env.init([])
+    assert not env.step("no action")["done"] and env.get_metrics() == {"success": 0.0, "invalid": 1.0}
+
+
 EXAMPLES = re.findall(r"## (\w+)[^\n]*\n(?:(?!\n## ).)*?```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.mark.parametrize("code", [code for _, code in EXAMPLES], ids=[name for name, _ in EXAMPLES])
 def test_the_pages_examples_run(code, tmp_path, monkeypatch, request, capsys):
+    if "skyrl" in code:
+        request.getfixturevalue("skyrl")
     if "openenv" in code:
         code = code.replace("http://localhost:8000", request.getfixturevalue("server"))
     monkeypatch.chdir(tmp_path)
