@@ -88,6 +88,9 @@ def test_mpo_trains_the_planner_and_leaves_the_agent(run, monkeypatch):
     # Five plans a task at most, N episodes each, and each task once.
     spent = run.spent(["mpo/1"])
     assert spent["updates"] == 2 and 0 < spent["env_steps"] <= 12 * 5 * 2 * SHOP.max_steps
+    assert METHODS["mpo"].spent(1) == ["mpo-planner/clone", "mpo-agent/clone", "mpo/1"]
+    # The agent has the updates of SFT, the planner four times as many.
+    assert run.spent(METHODS["mpo"].spent(1))["updates"] == 2 + 5 * run.spent(["sft"])["updates"]
     thought = METHODS["mpo-thought"]
     assert thought.train(run) == ["mpo-thought-1"] and thought.spent(1) == METHODS["mpo"].spent(1)
     assert all(t.actions[0].startswith("Thought: ") for t in thought.play(run, "mpo-thought-1", "test"))
@@ -111,6 +114,8 @@ def test_acc_collab_trains_both(run, monkeypatch):
     assert tries and {p.prompt[1]["content"].rpartition("\n")[0] for p in tries} <= starts
     assert all(p.chosen_outcome - p.rejected_outcome > acc_collab.GAP for p in comments + tries)
     assert run.spent(["acc-collab/1"])["updates"] == 4  # two of the critic's, two of the actor's
+    both = ["acc-collab-actor/clone", "acc-collab-critic/clone"]
+    assert METHODS["acc-collab"].spent(1) == ["sft", *both, "acc-collab/1"]
     for agent in ("acc-collab-1", "acc-collab-sft"):
         played = METHODS["acc-collab"].play(run, agent, "test")
         assert [t.id for t in played] == [task.id for task in run.tasks("test")]

@@ -86,16 +86,15 @@ def firsts(run: Run) -> list[str]:
     return [agent.replace("acc-collab", "acc-collab-first") for agent in acc_collab(run)]
 
 
-ACC = Method("acc-collab", "a second try, after the critic's comment", acc_collab, "#8b0000", "$c$", together)
+ROLES = "acc-collab-actor", "acc-collab-critic"
+ACC = Method(
+    "acc-collab", "a second try, after the critic's comment", acc_collab, "#8b0000", "$c$", together, roles=ROLES
+)
 ACC_FIRST = Method(
     "acc-collab-first", "its first try: is it the comment that helps?", firsts, "#e9967a", "$f$", first,
-    stage="acc-collab/{round}",
+    stage="acc-collab/{round}", roles=ROLES,
 )  # fmt: skip
 ACC_SFT = Method(
-    "acc-collab-sft",
-    "the same, actor and critic as cloned",
-    prepared("acc-collab-sft", roles),
-    "#cd5c5c",
-    "$s$",
-    together,
-)
+    "acc-collab-sft", "the same, actor and critic as cloned", prepared("acc-collab-sft", roles), "#cd5c5c", "$s$",
+    together, roles=ROLES,
+)  # fmt: skip

@@ -36,7 +36,8 @@ class Method:
 
     train: trains what the run lacks and names its agents, one for each round, whose adapters are kept in the run's
     folder (`Run.agent`); an agent with the method's own name is one of no rounds. play: episodes of such an agent on a
-    split. stage: where budget.json tells what round {} has spent. from_base: SFT is no part of it. about: one line.
+    split. stage: where budget.json tells what round {} has spent. from_base: SFT is no part of it. roles: other adapters
+    that are cloned before round 1. about: one line.
     """
 
     name: str
@@ -47,8 +48,10 @@ class Method:
     play: Callable[[Run, str, str], list[Trajectory]] = greedy
     from_base: bool = False
     stage: str = "{name}/{round}"
+    roles: tuple[str, ...] = ()
 
     def spent(self, rounds: int) -> list[str]:
         """The stages that an agent of this method has cost, after so many rounds."""
         own = [self.stage.format(name=self.name, round=number) for number in range(1, max(rounds, 1) + 1)]
+        own = [*(f"{role}/clone" for role in self.roles), *own]
         return own if self.from_base else ["sft", *own]

@@ -96,11 +96,15 @@ def trained(name: str, run: Run) -> list[str]:
 
 
 INSTRUCTED, THOUGHT = partial(planned, advice.below), partial(planned, in_thought)
-MPO = Method("mpo", "plans that served the frozen agent well", mpo, "#b8860b", "$m$", INSTRUCTED)
+ROLES = "mpo-planner", "mpo-agent"
+MPO = Method(
+    "mpo", "plans that served the frozen agent well", mpo, "#b8860b", "$m$", INSTRUCTED, from_base=True, roles=ROLES
+)
 MPO_THOUGHT = Method(
     "mpo-thought", "the same plans, as the agent's thought", partial(trained, "mpo-thought"), "#d9b866", "$t$", THOUGHT,
-    stage="mpo/{round}",
+    from_base=True, stage="mpo/{round}", roles=ROLES,
 )  # fmt: skip
 MPO_SFT = Method(
-    "mpo-sft", "plans cloned from demonstrations", prepared("mpo-sft", roles), "#7a5c00", "$p$", INSTRUCTED
-)
+    "mpo-sft", "plans cloned from demonstrations", prepared("mpo-sft", roles), "#7a5c00", "$p$", INSTRUCTED,
+    from_base=True, roles=ROLES,
+)  # fmt: skip
