@@ -21,7 +21,7 @@ from ipr_lite.methods import advice
 from ipr_lite.methods.critic import NONE, after, first, prompt, together
 from ipr_lite.methods.eto import contrasted
 from ipr_lite.methods.explored import best_over_worst, in_turns, rounds, total
-from ipr_lite.methods.method import Method, prepared
+from ipr_lite.methods.method import Method, prepared, shared
 from ipr_lite.methods.outline import Outlines
 from ipr_lite.records import Task, read_trajectories, write_trajectories
 from ipr_lite.rollout import stable_seed
@@ -81,17 +81,13 @@ def compared(run: Run, actor: Weights, critic: Weights, tasks: list[Task], name:
     return [(role, pair) for role, pair in found if pair], total(first, asked, second)
 
 
-def firsts(run: Run) -> list[str]:
-    """`Method.train` of the row that plays ACC-Collab's actors alone."""
-    return [agent.replace("acc-collab", "acc-collab-first") for agent in acc_collab(run)]
-
-
 ROLES = "acc-collab-actor", "acc-collab-critic"
 ACC = Method(
     "acc-collab", "a second try, after the critic's comment", acc_collab, "#8b0000", "$c$", together, roles=ROLES
 )
 ACC_FIRST = Method(
-    "acc-collab-first", "its first try: is it the comment that helps?", firsts, "#e9967a", "$f$", first,
+    "acc-collab-first", "its first try: is it the comment that helps?",
+    shared("acc-collab-first", "acc-collab", acc_collab), "#e9967a", "$f$", first,
     stage="acc-collab/{round}", roles=ROLES,
 )  # fmt: skip
 ACC_SFT = Method(

@@ -30,6 +30,11 @@ def prepared(name: str, make: Callable[[Run], object] = Run.sft) -> Callable[[Ru
     return train
 
 
+def shared(name: str, other: str, train: Callable[[Run], list[str]]) -> Callable[[Run], list[str]]:
+    """`Method.train` of a row that plays another method's agents in its own way: the same agents, under its own name."""
+    return lambda run: [agent.replace(other, name) for agent in train(run)]
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to get an agent, and how it is drawn.

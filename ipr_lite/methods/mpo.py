@@ -17,7 +17,7 @@ from functools import partial
 from ipr_lite.methods import advice
 from ipr_lite.methods.eto import contrasted
 from ipr_lite.methods.explored import in_turns, rounds, total
-from ipr_lite.methods.method import Method, kept, prepared
+from ipr_lite.methods.method import Method, kept, prepared, shared
 from ipr_lite.methods.outline import Outlines
 from ipr_lite.records import Message, Pair, Task, Trajectory
 from ipr_lite.rollout import stable_seed
@@ -90,18 +90,13 @@ def planned(place: Callable, run: Run, agent: str, split: str) -> list[Trajector
     return kept(run, agent, split, play)
 
 
-def trained(name: str, run: Run) -> list[str]:
-    """`Method.train` of a row that shares MPO's planners: the same rounds, under its own name."""
-    return [agent.replace("mpo", name) for agent in mpo(run)]
-
-
 INSTRUCTED, THOUGHT = partial(planned, advice.below), partial(planned, in_thought)
 ROLES = "mpo-planner", "mpo-agent"
 MPO = Method(
     "mpo", "plans that served the frozen agent well", mpo, "#b8860b", "$m$", INSTRUCTED, from_base=True, roles=ROLES
 )
 MPO_THOUGHT = Method(
-    "mpo-thought", "the same plans, as the agent's thought", partial(trained, "mpo-thought"), "#d9b866", "$t$", THOUGHT,
+    "mpo-thought", "the same plans, as the agent's thought", shared("mpo-thought", "mpo", mpo), "#d9b866", "$t$", THOUGHT,
     from_base=True, stage="mpo/{round}", roles=ROLES,
 )  # fmt: skip
 MPO_SFT = Method(
